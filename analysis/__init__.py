@@ -1,0 +1,17 @@
+"""The analyses, by name, in the order of the menu. Imported one at a time, so that a page pays only for its own."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from models.refusal import Refused
+
+ANALYSES = ("layer_redundancy",)
+
+
+def load(name: str) -> ModuleType:
+    """The analysis module of that name; Refused with the known names otherwise."""
+    if name not in ANALYSES:
+        raise Refused(f"There is no analysis “{str(name)[:40]}”; known: {', '.join(ANALYSES)}.")
+    return importlib.import_module(f"analysis.{name}")

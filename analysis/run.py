@@ -1,0 +1,239 @@
+"""The only door from a page, a job or a shell to an analysis: what is asked, its key, computing it, reading it back.
+
+A Request is plain values; its key is a hash of everything that can change the numbers (code of the analysis and of what
+it imports, content of checkpoint and corpus, recipe, parameters), so a hit can be trusted and a changed plot colour is a hit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import analysis
+import kernels
+import operators
+from analysis.contract import Run, Shape
+from cache.codec import decode, encode
+from cache.fingerprint import code_identity, fingerprint
+from cache.store import Entry, Store
+from models import checkpoints
+from models.corpus import Corpus, parse as parse_corpus
+from models.lab import SCHEMA, Lab
+from models.params import key_params, read_params
+from models.progress import Quiet
+from models.refusal import Refused
+from models.variant import Variant
+
+REPO = Path(__file__).resolve().parents[1]
+FIRST_GUESS = 2e10  # FLOPs per second before anything was measured on this machine
+
+
+def home() -> Path:
+    """Folder of store, jobs and uploads: MICROTOME_HOME, or .microtome beside the code."""
+    return Path(os.environ.get("MICROTOME_HOME") or REPO / ".microtome")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One computation: an analysis of one variant (or of several, when it is paired) on one corpus."""
+
+    analysis: str
+    variants: tuple[Variant, ...]
+    corpus: Corpus
+    params: object  # the analysis's Params
+    device: str = "cpu"
+
+    def to_json(self) -> dict:
+        return {
+            "kind": "analysis",
+            "analysis": self.analysis,
+            "variants": [v.to_json() for v in self.variants],
+            "corpus": self.corpus.written,
+            "params": {k: list(v) if isinstance(v, tuple) else v for k, v in key_params(self.params).items()},
+            "device": self.device,
+        }
+
+
+def request(name: str, variants: tuple[str, ...], corpus: str | None, params: dict, device: str = "cpu") -> Request:
+    """Read untrusted text (a link, a command line) into a checked Request; Refused in words."""
+    module = analysis.load(name)
+    return Request(name, tuple(variant(v) for v in variants), parse_corpus(corpus or module.CORPUS), read_params(module.Params, params), device)
+
+
+def requests(name: str, a: str, b: str | None, corpus: str | None, params: dict, device: str = "cpu") -> tuple[Request, ...]:
+    """What a page with subject A (and B) needs: one request each for a unary analysis, one for both for a paired one."""
+    module = analysis.load(name)
+    subjects = (a,) if not b else (a, b)
+    low, high = module.MODELS
+    if low > len(subjects):
+        raise Refused(f"{module.TITLE} compares {low} models; choose a second one to compare with.")
+    if high >= 2 and len(subjects) >= low and low >= 2:
+        return (request(name, subjects, corpus, params, device),)
+    return tuple(request(name, (s,), corpus, params, device) for s in subjects)
+
+
+def variant(text: str) -> Variant:
+    """A written form, or `v/<12 hex>` looked up among the recipes kept in the home folder."""
+    if text.startswith("v/"):
+        head, _, rest = text.partition("~")
+        file = home() / "recipes" / f"{head[2:14]}.json"
+        if not head[2:].isalnum() or not file.is_file():
+            raise Refused(f"The recipe {head[:20]} is not known here; open the bundle that it came with, or write the recipe out.")
+        found = operators.canonical(Variant.from_json(json.loads(file.read_text())))
+        return replace(found, steps=found.steps + operators.parse("demo/x~" + rest).steps) if rest else found
+    return operators.parse(text)
+
+
+def keep_recipe(v: Variant) -> str:
+    """Store a recipe that has no short form, so that `v/<12 hex>` can be read back; returns the written form."""
+    if v.parents:
+        folder = home() / "recipes"
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f"{v.digest[:12]}.{os.getpid()}.tmp"
+        temporary.write_text(json.dumps(v.to_json()))
+        temporary.replace(folder / f"{v.digest[:12]}.json")
+    return v.written
+
+
+@lru_cache(maxsize=4)
+def lab(folder: Path, device: str = "cpu") -> Lab:
+    return Lab(folder, operators.OPERATORS, device)
+
+
+def store() -> Store:
+    return lab(home()).store
+
+
+def key(request: Request) -> str:
+    """Key of the stored result. Needs the checkpoint's files (hashed once), not the model in memory."""
+    bench = lab(home())
+    module = analysis.load(request.analysis)
+    return fingerprint(
+        "analysis", SCHEMA, kernels.VERSION, request.analysis, code_identity(module), [bench.identity(v) for v in request.variants],
+        bench.corpus_identity(request.corpus), key_params(request.params),
+    )
+
+
+def execute(spec: dict, progress=None) -> str:
+    """Compute one request (plain JSON, as `Request.to_json`) unless it is stored; returns its key. Called by workers and the shell."""
+    module = analysis.load(spec["analysis"])
+    variants = tuple(operators.canonical(Variant.from_json(v)) for v in spec["variants"])
+    ask = Request(spec["analysis"], variants, parse_corpus(spec["corpus"]), read_params(module.Params, spec["params"]), spec.get("device", "cpu"))
+    bench = lab(home(), ask.device)
+    entry_key = key(ask)
+    with bench.store.lock(entry_key):
+        if bench.store.get(entry_key) is None:
+            _compute(module, ask, bench, entry_key, progress or Quiet())
+    return entry_key
+
+
+def _compute(module, ask: Request, bench: Lab, entry_key: str, progress) -> None:
+    began, cpu = time.perf_counter(), time.process_time()
+    captures = tuple(bench.capture(v, ask.corpus) for v in ask.variants)
+    loading = time.perf_counter()
+    for v in ask.variants:
+        bench.model(v, progress)
+    loading = time.perf_counter() - loading
+    result = module.compute(captures, ask.params, progress)
+    arrays, tables, plain = encode(result)
+    seconds = time.perf_counter() - began
+    n_tokens = captures[0].tokens.n_tokens
+    flops = sum(module.cost(shape(v), n_tokens, ask.params) for v in ask.variants)
+    record = {
+        **ask.to_json(), "written": [v.written for v in ask.variants], "key": entry_key, "code": code_identity(module),
+        "identity": [bench.identity(v) for v in ask.variants], "corpus_identity": bench.corpus_identity(ask.corpus),
+        "n_tokens": n_tokens, "n_sequences": len(captures[0].tokens.ids), "computed": time.time(), "seconds": seconds,
+        "cpu_seconds": time.process_time() - cpu, "load_seconds": loading, "flops": flops, "commit": git_commit(), "versions": versions(),
+        "plain": plain,
+    }
+    bench.store.put(entry_key, arrays=arrays, tables=tables, record=record)
+    _remember_rate(ask.analysis, flops / max(seconds - loading, 1e-3))
+
+
+def load(request: Request, label: str = "A") -> Run | None:
+    """The stored result of a request, or None."""
+    entry = store().get(key(request))
+    return None if entry is None else read(entry, request, label)
+
+
+def read(entry: Entry, request: Request, label: str) -> Run:
+    module = analysis.load(request.analysis)
+    return Run(label, " → ".join(v.written for v in request.variants), decode(module.Result, entry), request.params, entry.record)
+
+
+def shape(v: Variant) -> Shape:
+    """Sizes from the config and the file headers, nothing loaded."""
+    found = checkpoints.resolve(v.parents[0].base if v.parents else v.base, home(), v.revision)
+    c = found.config
+    get = lambda *names: next((c[n] for n in names if c.get(n)), 0)
+    width = get("hidden_size", "n_embd")
+    return Shape(get("num_hidden_layers", "n_layer"), width, get("intermediate_size", "n_inner") or 4 * width,
+                 get("num_attention_heads", "n_head"), get("vocab_size"), found.n_parameters)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    seconds: float
+    bytes: float
+    measured: bool  # False while the rate is a guess: nothing has run on this machine yet
+
+
+def estimate(request: Request) -> Estimate:
+    """Time and memory before a run, from FLOPs and the rate this machine reached last time on the same analysis."""
+    module = analysis.load(request.analysis)
+    n_tokens = request.corpus.n_sequences * request.corpus.length
+    shapes = [shape(v) for v in request.variants]
+    flops = sum(module.cost(s, n_tokens, request.params) for s in shapes)
+    rates = _rates()
+    rate = rates.get(request.analysis) or FIRST_GUESS
+    bytes_held = sum(4.0 * s.n_parameters + 8 * request.corpus.length * (4.0 * s.d_mlp + 2.0 * s.vocab) * 4 for s in shapes)
+    return Estimate(flops / rate + 0.3, bytes_held, request.analysis in rates)
+
+
+def _rates() -> dict:
+    file = home() / "rates.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def _remember_rate(name: str, rate: float) -> None:
+    rates = _rates()
+    rates[name] = 0.5 * rates.get(name, rate) + 0.5 * rate
+    file = home() / "rates.json"
+    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(rates))
+    temporary.replace(file)
+
+
+def command(request: Request, against: Request | None = None) -> str:
+    """The one line that computes the same again, headlessly."""
+    module = analysis.load(request.analysis)
+    default = key_params(module.Params())
+    from models.variant import write_value
+
+    parts = ["python -m analysis", request.analysis, request.variants[0].written]
+    other = against.variants[0] if against else request.variants[1] if len(request.variants) > 1 else None
+    if other:
+        parts.append(f"--against '{other.written}'")
+    parts.append(f"--corpus {request.corpus.written}")
+    changed = [f"{k}={write_value(v)}" for k, v in key_params(request.params).items() if v != default[k]]
+    parts += [f"--set {c}" for c in changed]
+    return " ".join([*parts, "--out DIR"])
+
+
+@lru_cache(maxsize=1)
+def git_commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=REPO, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict:
+    from importlib.metadata import version
+
+    return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "transformers", "numpy", "safetensors")}}

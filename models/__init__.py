@@ -1,0 +1,1 @@
+"""What is looked at: variants, text, loaded models and the statistics captured from them."""

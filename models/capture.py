@@ -1,0 +1,52 @@
+"""One corpus seen through one variant: what an analysis or an operator's calibration gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from models.corpus import Corpus, Tokens
+from models.loaded import Model
+
+
+@dataclass(eq=False)
+class Capture:
+    """`lab` hands these out; `with capture.model() as model:` for code that must run, patch or train."""
+
+    lab: object
+    variant: object
+    corpus: Corpus
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """The corpus cut by this model's tokenizer; ids [sequence, position]."""
+        return self.lab.tokens(self.variant, self.corpus)
+
+    @property
+    def ids(self) -> torch.Tensor:
+        return torch.from_numpy(self.tokens.ids)
+
+    @property
+    def keep(self) -> torch.Tensor:
+        return torch.from_numpy(self.tokens.keep)
+
+    @contextmanager
+    def model(self) -> Iterator[Model]:
+        """The loaded variant. Its parameters must be left as they are; train on `model.copy(...)`."""
+        yield self.lab.model(self.variant)
+
+    def measure(self, requests: list, *, exclude_first: bool = False, batch: int = 8, progress=None) -> list:
+        """Stream every requested statistic in one pass over the corpus; see models.stream."""
+        from models.stream import stream
+
+        with self.model() as model:
+            return stream(model, self.ids, self.keep, requests, batch=batch, exclude_first=exclude_first, progress=progress)
+
+    def keep_plan(self, name: str, parameters: dict, make: Callable, plan_class: type, progress=None):
+        """A trained artefact worth keeping: from the store, or made by `make(progress)` and stored under its own key
+        (the code of make's module, variant, corpus, name, parameters), so that display parameters never retrain it."""
+        return self.lab.kept(name, self, parameters, make, plan_class, progress)

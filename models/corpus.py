@@ -1,0 +1,316 @@
+"""Text as a recipe: where it comes from, which slice, how it is cut into sequences.
+
+Written form, safe in a link, a shell and inside a variant:  SOURCE[:train|test][:<n>x<length>][:padded][:nobos][:seed<k>]
+
+    demo/stories                      256 held-out stories sequences of 128 tokens, packed, BOS first
+    demo/mixed:train:64x128:seed1     calibration text from the training split
+    text/notes:32x256                 a registered text or JSONL file
+    hub/Salesforce/wikitext           a `datasets` id (needs the network, or its cache)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from models.refusal import Refused
+
+MOST_SEQUENCES, LONGEST = 100_000, 8_192
+_SOURCE = re.compile(r"(demo|text|hub)/[A-Za-z0-9][A-Za-z0-9._/\-]*\Z")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A slice of text. `packing`: "packed" joins documents with EOS and cuts; "padded" is one document per sequence."""
+
+    source: str
+    split: Literal["train", "test"] = "test"
+    n_sequences: int = 256
+    length: int = 128  # tokens per sequence, BOS included
+    packing: Literal["packed", "padded"] = "packed"
+    bos: bool = True
+    seed: int = 0
+
+    @property
+    def written(self) -> str:
+        parts = [self.source]
+        if self.split != "test":
+            parts.append(self.split)
+        if (self.n_sequences, self.length) != (256, 128):
+            parts.append(f"{self.n_sequences}x{self.length}")
+        if self.packing == "padded":
+            parts.append("padded")
+        if not self.bos:
+            parts.append("nobos")
+        if self.seed:
+            parts.append(f"seed{self.seed}")
+        return ":".join(parts)
+
+    def tokens_for(self, tokenizer, home: Path) -> Tokens:
+        """Cut the text with this tokenizer; labels follow their documents into the sequences.
+
+        Raises Refused when the text is missing, empty, binary or shorter than one sequence.
+        """
+        documents = read_documents(self, home)
+        cut = _packed if self.packing == "packed" else _padded
+        return cut(self, documents, tokenizer)
+
+    def content_fingerprint(self, home: Path) -> str:
+        """Hash of what the source holds, independent of slice and tokenizer; part of every key."""
+        kind, _, name = self.source.partition("/")
+        if kind == "demo":
+            import demo.world
+            from cache.fingerprint import code_identity
+
+            return code_identity(demo.world)
+        if kind == "text":
+            return _text_entry(name, home)["sha256"]
+        from models.hub_text import dataset_revision
+
+        return dataset_revision(name)
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """A corpus cut by one tokenizer.
+
+    ids [sequence, position] int64; keep [sequence, position] bool, False on padding; labels are one array per name
+    [sequence] (packed sequences take the label of the document that fills most of them); spans are token-level marks
+    [sequence, position] bool by name, for instance `answer`.
+    """
+
+    ids: np.ndarray
+    keep: np.ndarray
+    labels: dict[str, np.ndarray]
+    spans: dict[str, np.ndarray]
+
+    @property
+    def n_tokens(self) -> int:
+        return int(self.keep.sum())
+
+
+def parse(text: str) -> Corpus:
+    """Read a written form; raises Refused with what was expected."""
+    if not isinstance(text, str) or not text or len(text) > 300:
+        raise Refused("A corpus is written like demo/stories or text/<name>:64x128; this is empty or too long.")
+    source, *parts = text.strip().split(":")
+    if not _SOURCE.match(source) or ".." in source:
+        raise Refused(f"“{source[:80]}” is not a corpus; expected demo/<strand>, text/<name> or hub/<owner>/<name>.")
+    values: dict = {}
+    for part in parts:
+        if part in ("train", "test"):
+            values["split"] = part
+        elif match := re.fullmatch(r"(\d{1,6})x(\d{1,5})", part):
+            values["n_sequences"], values["length"] = int(match[1]), int(match[2])
+        elif part == "padded":
+            values["packing"] = "padded"
+        elif part == "nobos":
+            values["bos"] = False
+        elif match := re.fullmatch(r"seed(\d{1,9})", part):
+            values["seed"] = int(match[1])
+        else:
+            raise Refused(f"“{part[:40]}” in corpus “{source}” is not train, test, <n>x<length>, padded, nobos or seed<k>.")
+    corpus = Corpus(source, **values)
+    if not 1 <= corpus.n_sequences <= MOST_SEQUENCES or not 4 <= corpus.length <= LONGEST:
+        raise Refused(f"{corpus.n_sequences} sequences of {corpus.length} tokens: expected 1–{MOST_SEQUENCES:,} of 4–{LONGEST:,}.")
+    return corpus
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text with its labels and marked spans (start, end in characters, name)."""
+
+    text: str
+    labels: dict
+    spans: tuple[tuple[int, int, str], ...] = ()
+
+
+def read_documents(corpus: Corpus, home: Path):
+    """Yield Documents until the caller has enough; demo strands never end, files do."""
+    kind, _, name = corpus.source.partition("/")
+    if kind == "demo":
+        yield from _demo_documents(name, corpus)
+    elif kind == "text":
+        yield from _shuffled(list(_file_documents(Path(_text_entry(name, home)["path"]))), corpus)
+    else:
+        from models.hub_text import dataset_documents
+
+        yield from _shuffled(list(dataset_documents(name, corpus.split)), corpus)
+
+
+def _demo_documents(strand: str, corpus: Corpus):
+    from demo import world
+
+    if strand not in world.STRANDS:
+        raise Refused(f"The demo world has no strand “{strand}”; it has {', '.join(world.STRANDS)}.")
+    n = corpus.n_sequences
+    given = 0
+    while True:  # documents are prefix-stable, so asking for more only appends
+        documents = world.documents(strand, corpus.split, corpus.seed, n)
+        if len(documents) == given:
+            return
+        yield from documents[given:]
+        given, n = len(documents), n * 2
+
+
+def _file_documents(path: Path):
+    text = read_text(path)
+    if path.suffix.lower() in (".jsonl", ".ndjson"):
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip():
+                yield _json_document(line, path, number)
+    else:
+        for paragraph in re.split(r"\n\s*\n", text):
+            if paragraph.strip():
+                yield Document(paragraph.strip(), {})
+
+
+def _json_document(line: str, path: Path, number: int) -> Document:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise Refused(f"{path.name}, line {number}, is not JSON ({error.msg}); each line must be an object with a “text” field.") from None
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+        raise Refused(f"{path.name}, line {number}, has no “text” string; each line must be like {{\"text\": \"…\"}}, other fields become labels.")
+    return Document(row["text"], {k: v for k, v in row.items() if k != "text" and isinstance(v, (str, int, float, bool))})
+
+
+def read_text(path: Path) -> str:
+    """Whole text of a file; Refused if it is missing, empty or not text."""
+    if not path.is_file():
+        raise Refused(f"The text file {path.name} is no longer where it was registered; add it again.")
+    raw = path.read_bytes()
+    if not raw.strip():
+        raise Refused(f"{path.name} is empty; expected text or JSONL.")
+    if b"\0" in raw[:65536]:
+        raise Refused(f"{path.name} is a binary file; expected UTF-8 text or JSONL.")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Refused(f"{path.name} is not UTF-8 text (byte {error.start:,}); save it as UTF-8 and add it again.") from None
+
+
+def _shuffled(documents: list[Document], corpus: Corpus) -> list[Document]:
+    order = np.random.default_rng(corpus.seed).permutation(len(documents)) if corpus.seed else range(len(documents))
+    return [documents[i] for i in order]
+
+
+def _encode(tokenizer, document: Document):
+    encoded = tokenizer(document.text, add_special_tokens=False, return_offsets_mapping=bool(document.spans))
+    marks: dict[str, list[bool]] = {}
+    for start, end, name in document.spans:
+        hit = [a < end and b > start for a, b in encoded["offset_mapping"]]
+        marks[name] = [x or y for x, y in zip(marks.get(name, [False] * len(hit)), hit)]
+    return encoded["input_ids"], marks
+
+
+def _packed(corpus: Corpus, documents, tokenizer) -> Tokens:
+    """Join documents by EOS, cut every `length` tokens (BOS in front of each sequence if the tokenizer has one)."""
+    bos = [tokenizer.bos_token_id] if corpus.bos and tokenizer.bos_token_id is not None else []
+    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    room = corpus.length - len(bos)
+    need = room * corpus.n_sequences
+    ids: list[int] = []
+    owner: list[int] = []
+    marks: dict[str, list[tuple[int, int]]] = {}
+    labels: list[dict] = []
+    for document in documents:
+        tokens, spans = _encode(tokenizer, document)
+        for name, flags in spans.items():
+            marks.setdefault(name, []).extend(len(ids) + i for i, flag in enumerate(flags) if flag)
+        ids += tokens + end
+        owner += [len(labels)] * (len(tokens) + len(end))
+        labels.append(document.labels)
+        if len(ids) >= need:
+            break
+    n = min(corpus.n_sequences, len(ids) // room)
+    if n == 0:
+        raise Refused(f"{corpus.source} has {len(ids):,} tokens, fewer than one sequence of {corpus.length}; add text or ask for shorter sequences.")
+    shape = (n, room)
+    body = np.asarray(ids[: n * room], np.int64).reshape(shape)
+    owners = np.asarray(owner[: n * room]).reshape(shape)
+    front = np.broadcast_to(np.asarray(bos, np.int64), (n, len(bos)))
+    spans = {}
+    for name, positions in marks.items():
+        flat = np.zeros(len(ids), bool)
+        flat[positions] = True
+        spans[name] = np.concatenate([np.zeros((n, len(bos)), bool), flat[: n * room].reshape(shape)], 1)
+    main = [int(np.bincount(row - row.min()).argmax() + row.min()) for row in owners]
+    ids_all = np.concatenate([front, body], 1)
+    return Tokens(ids_all, np.ones_like(ids_all, bool), _columns([labels[i] for i in main]), spans)
+
+
+def _padded(corpus: Corpus, documents, tokenizer) -> Tokens:
+    """One document per sequence, cut at `length`, padded on the right."""
+    bos = [tokenizer.bos_token_id] if corpus.bos and tokenizer.bos_token_id is not None else []
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
+    rows, spans, labels = [], [], []
+    for document in documents:
+        tokens, marks = _encode(tokenizer, document)
+        if not tokens:
+            continue
+        rows.append((bos + tokens)[: corpus.length])
+        spans.append({name: ([False] * len(bos) + flags)[: corpus.length] for name, flags in marks.items()})
+        labels.append(document.labels)
+        if len(rows) == corpus.n_sequences:
+            break
+    if not rows:
+        raise Refused(f"{corpus.source} holds no text; expected at least one non-empty document.")
+    width = max(map(len, rows))
+    ids = np.full((len(rows), width), pad, np.int64)
+    keep = np.zeros((len(rows), width), bool)
+    marks = {name: np.zeros((len(rows), width), bool) for name in {n for s in spans for n in s}}
+    for i, row in enumerate(rows):
+        ids[i, : len(row)], keep[i, : len(row)] = row, True
+        for name, flags in spans[i].items():
+            marks[name][i, : len(flags)] = flags
+    return Tokens(ids, keep, _columns(labels), marks)
+
+
+def _columns(rows: list[dict]) -> dict[str, np.ndarray]:
+    """Label dictionaries as columns; a label that a row lacks is an empty string."""
+    names = sorted({name for row in rows for name in row})
+    return {name: np.asarray([row.get(name, "") for row in rows]) for name in names}
+
+
+def register_text(path: Path, home: Path) -> str:
+    """Bind a local text or JSONL file to an alias; returns the corpus source `text/<alias>`. Reads it once to refuse early."""
+    path = Path(path).expanduser().resolve()
+    if not path.exists():
+        raise Refused(f"There is no file {path}; check the path.")
+    if not any(True for _ in _file_documents(path)):
+        raise Refused(f"{path.name} holds no documents; expected paragraphs of text or JSONL.")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    stem = re.sub(r"[^a-z0-9\-]+", "-", path.stem.lower()).strip("-") or "text"
+    alias = f"{stem}-{digest[:6]}"
+    shelf = _texts(home)
+    shelf[alias] = {"path": str(path), "sha256": digest}
+    target = home / "texts.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_suffix(".tmp")
+    temporary.write_text(json.dumps(shelf, indent=1))
+    temporary.replace(target)
+    return f"text/{alias}"
+
+
+def texts(home: Path) -> tuple[str, ...]:
+    """Sources of the registered text files."""
+    return tuple(f"text/{alias}" for alias in sorted(_texts(home)))
+
+
+def _texts(home: Path) -> dict:
+    file = home / "texts.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _text_entry(alias: str, home: Path) -> dict:
+    entry = _texts(home).get(alias)
+    if entry is None:
+        raise Refused(f"No text is registered as text/{alias}; add the file again under Checkpoints and text.")
+    return entry

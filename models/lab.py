@@ -1,0 +1,149 @@
+"""The bench everything is laid out on: the store, the device, and the models in memory."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+import kernels
+from cache.codec import decode, encode
+from cache.fingerprint import code_identity, fingerprint
+from cache.store import Store
+from models import checkpoints
+from models.capture import Capture
+from models.corpus import Corpus, Tokens
+from models.corpus import parse as parse_corpus
+from models.layout import layout_for
+from models.loaded import Model
+from models.params import key_params, read_params
+from models.progress import Quiet
+from models.refusal import Refused
+from models.variant import Step, Variant
+
+SCHEMA = 1  # of stored plans and results; bump when their meaning changes without a change of code
+
+
+class Lab:
+    """`operators` maps a name to its module; handed in, because models/ never imports operators/."""
+
+    def __init__(self, home: Path, operators: Mapping[str, ModuleType], device: str = "cpu", memory_bytes: int | None = None):
+        self.home = Path(home)
+        self.store = Store(self.home / "store")
+        self.operators = operators
+        self.device = device
+        self.memory_bytes = memory_bytes if memory_bytes is not None else int(0.4 * _available_bytes())
+        self._models: OrderedDict[Variant, Model] = OrderedDict()
+
+    def checkpoint(self, variant: Variant) -> checkpoints.Checkpoint:
+        return checkpoints.resolve(variant.base, self.home, variant.revision)
+
+    def identity(self, variant: Variant) -> str:
+        """Content hash of a variant: weights, config and tokenizer of the checkpoint, then each step with its operator's code."""
+        root = [self.identity(p) for p in variant.parents] if variant.parents else [self.checkpoint(variant).fingerprint]
+        return fingerprint("variant", SCHEMA, root, variant.dtype, [self._step_identity(variant, s) for s in variant.steps])
+
+    def _step_identity(self, variant: Variant, step: Step) -> list:
+        operator = self.operators[step.operator]
+        on = self.corpus_identity(parse_corpus(step.on)) if step.on else None
+        return [step.operator, code_identity(operator), key_params(self.params(step)), on, step.seed]
+
+    def corpus_identity(self, corpus: Corpus) -> str:
+        return fingerprint("corpus", corpus, corpus.content_fingerprint(self.home))
+
+    def params(self, step: Step):
+        return read_params(self.operators[step.operator].Params, dict(step.params))
+
+    def tokens(self, variant: Variant, corpus: Corpus) -> Tokens:
+        tokenizer = self.model(variant.root).tokenizer
+        if tokenizer is None:
+            raise Refused(f"{variant.base} came without a tokenizer, so text cannot be cut into its tokens; add a tokenizer.json to its folder.")
+        return corpus.tokens_for(tokenizer, self.home)
+
+    def capture(self, variant: Variant, corpus: Corpus) -> Capture:
+        return Capture(self, variant, corpus)
+
+    def model(self, variant: Variant, progress=None) -> Model:
+        """The variant in memory, least recently used ones dropped beyond the budget; steps share unchanged tensors."""
+        if variant in self._models:
+            self._models.move_to_end(variant)
+            return self._models[variant]
+        model = self._replay(variant, progress) if variant.steps else self._load(variant)
+        self._models[variant] = model
+        self._trim(keep=variant)
+        return model
+
+    def _load(self, variant: Variant) -> Model:
+        module, tokenizer = checkpoints.load(self.checkpoint(variant), variant.dtype, self.device)
+        return Model(module, tokenizer, layout_for(module.config), variant.written)
+
+    def _replay(self, variant: Variant, progress) -> Model:
+        plan = self.plan(variant, progress)
+        parent = self.model(variant.parents[0] if _merges(variant) else variant.parent)
+        model = parent.copy(variant.written)
+        self.operators[variant.steps[-1].operator].apply(model, plan)
+        return model
+
+    def plan(self, variant: Variant, progress=None):
+        """The last step's Plan: from the store, or decided now and stored. A merge's first step decides over all parents."""
+        step = variant.steps[-1]
+        operator = self.operators[step.operator]
+        key = fingerprint("plan", kernels.VERSION, self.identity(variant))
+        with self.store.lock(key):
+            entry = self.store.get(key)
+            if entry is None:
+                source = variant.parents if _merges(variant) else variant.parent
+                given = tuple(self.model(p) for p in source) if _merges(variant) else self.model(source)
+                subject = variant.parents[0] if _merges(variant) else source
+                calibration = self.capture(subject, parse_corpus(step.on)) if step.on else None
+                began = time.perf_counter()
+                plan = operator.decide(given, self.params(step), calibration, progress or Quiet())
+                record = {"kind": "plan", "operator": step.operator, "variant": variant.to_json(), "written": variant.written,
+                          "seconds": time.perf_counter() - began, "device": self.device}
+                self._put(key, plan, record)
+                return plan
+        return decode(operator.Plan, entry)
+
+    def kept(self, name: str, capture: Capture, parameters: dict, make, plan_class, progress=None):
+        """An analysis's trained artefact, keyed by its maker's code, variant, corpus, name and parameters."""
+        maker = sys.modules[make.__module__]
+        key = fingerprint("kept", kernels.VERSION, name, code_identity(maker), self.identity(capture.variant),
+                          self.corpus_identity(capture.corpus), parameters)
+        with self.store.lock(key):
+            entry = self.store.get(key)
+            if entry is None:
+                began = time.perf_counter()
+                plan = make(progress or Quiet())
+                record = {"kind": "kept", "name": name, "written": capture.variant.written, "corpus": capture.corpus.written,
+                          "parameters": parameters, "seconds": time.perf_counter() - began, "device": self.device}
+                self._put(key, plan, record)
+                return plan
+        return decode(plan_class, entry)
+
+    def _put(self, key: str, value, record: dict) -> None:
+        arrays, tables, plain = encode(value)
+        self.store.put(key, arrays=arrays, tables=tables, record={**record, "plain": plain})
+
+    def _trim(self, keep: Variant) -> None:
+        while len(self._models) > 1 and _bytes_held(self._models.values()) > self.memory_bytes:
+            oldest = next(v for v in self._models if v != keep)
+            del self._models[oldest]
+
+
+def _merges(variant: Variant) -> bool:
+    return bool(variant.parents) and len(variant.steps) == 1
+
+
+def _bytes_held(models) -> int:
+    """Bytes of all parameters, tensors shared between variants counted once."""
+    storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for m in models for p in m.module.parameters()}
+    return sum(storages.values())
+
+
+def _available_bytes() -> int:
+    import psutil
+
+    return psutil.virtual_memory().available
