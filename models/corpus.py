@@ -137,7 +137,11 @@ def read_documents(corpus: Corpus, home: Path):
     if kind == "demo":
         yield from _demo_documents(name, corpus)
     elif kind == "text":
-        yield from _shuffled(list(_file_documents(Path(_text_entry(name, home)["path"]))), corpus)
+        entry = _text_entry(name, home)
+        path = Path(entry["path"])
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+            raise Refused(f"{path.name} has changed since it was registered as text/{name}; add it again to get a new name for it.")
+        yield from _shuffled(list(_file_documents(path)), corpus)
     else:
         from models.hub_text import dataset_documents
 
@@ -280,11 +284,11 @@ def _columns(rows: list[dict]) -> dict[str, np.ndarray]:
 
 
 def register_text(path: Path, home: Path) -> str:
-    """Bind a local text or JSONL file to an alias; returns the corpus source `text/<alias>`. Reads it once to refuse early."""
+    """Bind a local text or JSONL file to an alias; returns the corpus source `text/<alias>`. Read whole once, to refuse early."""
     path = Path(path).expanduser().resolve()
     if not path.exists():
         raise Refused(f"There is no file {path}; check the path.")
-    if not any(True for _ in _file_documents(path)):
+    if not list(_file_documents(path)):
         raise Refused(f"{path.name} holds no documents; expected paragraphs of text or JSONL.")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     stem = re.sub(r"[^a-z0-9\-]+", "-", path.stem.lower()).strip("-") or "text"
