@@ -1,0 +1,69 @@
+"""Sign codes on the CPU: 64 comparisons become one word, and the counts ride along while the row is in cache."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from kernels import tokens
+from kernels.compiled import kernel
+from kernels.sign_codes.reference import n_bytes
+
+
+@intrinsic
+def above(typingctx, row, offset, threshold):
+    """uint64 whose bit j is row[offset + j] > threshold, j < 64; row float32, contiguous.
+
+    Written as one vector comparison: LLVM turns <64 x i1> into a word by mask registers, or movmskps without them.
+    """
+
+    def generate(context, builder, signature, arguments):
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        pointer = cgutils.gep(builder, array.data, arguments[1])
+        pointer = builder.bitcast(pointer, ir.VectorType(ir.FloatType(), 64).as_pointer())
+        values = builder.load(pointer, align=4)
+        level = ir.Constant(values.type, ir.Undefined)
+        level = builder.insert_element(level, arguments[2], ir.Constant(ir.IntType(32), 0))
+        level = builder.shuffle_vector(level, level, ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64))
+        return builder.bitcast(builder.fcmp_ordered(">", values, level), ir.IntType(64))
+
+    return types.uint64(row, types.intp, types.float32), generate
+
+
+@kernel
+def _pack(x, rows, threshold, codes, counts):
+    """x [n, c] float32; rows: kept indices; codes uint64 [n, words], kept rows are written whole; counts int32 [c] are added to."""
+    n_channels = x.shape[1]
+    words = n_channels // 64
+    for i in rows:
+        row, code = x[i], codes[i]
+        for w in range(words):
+            code[w] = above(row, w * 64, threshold)
+        if words < code.size:
+            rest = np.uint64(0)
+            for c in range(words * 64, n_channels):
+                if row[c] > threshold:
+                    rest |= np.uint64(1) << np.uint64(c - words * 64)
+            code[words] = rest
+        for c in range(n_channels):
+            counts[c] += row[c] > threshold
+
+
+def sign_codes(x: torch.Tensor, keep: torch.Tensor | None, threshold: float) -> tuple[np.ndarray, torch.Tensor]:
+    """As reference.sign_codes."""
+    n_tokens, n_channels = x.shape
+    codes = np.zeros((n_tokens, n_bytes(n_channels) // 8), np.uint64)
+
+    def chunk(lo: int, hi: int) -> np.ndarray:
+        counts = np.zeros(n_channels, np.int32)
+        _pack(tokens.block(x, lo, hi), tokens.kept_rows(keep, lo, hi), np.float32(threshold), codes[lo:hi], counts)
+        return counts
+
+    counts = np.zeros(n_channels, np.int64)
+    for part in tokens.over_chunks(chunk, n_tokens, n_channels):
+        counts += part
+    return codes.view(np.uint8), torch.from_numpy(counts)
