@@ -26,7 +26,8 @@ class Similarity:
                      NaN where left out
     """
 
-    def __init__(self, bins: int = 200, per_token: bool | str | Path = False, device: str | torch.device = "cpu"):
+    def __init__(self, n_channels: int | None = None, bins: int = 200, per_token: bool | str | Path = False):
+        self.n_channels = n_channels  # checked when given
         self.count = self.undefined = 0
         self.edges = torch.linspace(-1, 1, bins + 1, dtype=torch.float64)
         self.histogram = torch.zeros(bins, dtype=torch.int64)
@@ -40,7 +41,7 @@ class Similarity:
         """a, b [token, channel] of the same tokens; tokens with keep False are left out."""
         if a.shape != b.shape or a.device != b.device:
             raise ValueError(f"Expected two activations of one shape, found {list(a.shape)} and {list(b.shape)}.")
-        tokens.check(a, a.shape[-1], keep)
+        tokens.check(a, self.n_channels or a.shape[-1], keep)
         tokens.check(b, a.shape[-1], keep)
         impl = tokens.chosen(a, impl)
         if impl == "reference":

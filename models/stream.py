@@ -1,0 +1,160 @@
+"""The capture engine: statistics are reduced while the model runs, so memory does not grow with the corpus.
+
+    moments, likeness = stream(model, ids, keep, [
+        Request(Moments, (Site(3, "mlp_post"),)),
+        Request(Similarity, (Site(3, "resid_pre"), Site(3, "resid_post"))),
+    ])
+
+The model runs in its own implementation (SDPA, no cache of keys and values, no bridge); hooks on its real submodules hand
+each activation to the statistics that asked for it, and are removed afterwards whatever happens. Nothing is kept but the
+accumulators, and between two sites of one request the earlier activation.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from models.layout import Site, locate
+from models.loaded import Model
+from models.refusal import Refused
+
+
+@dataclass(frozen=True)
+class Request:
+    """A statistic at one site, or between two (the order of `sites` is the order of its arguments).
+
+    `make` is a ready statistic, or is called with the number of channels of the first site: `Moments`,
+    `lambda n: SignCodes(n, sink=path)`.
+    """
+
+    make: Callable[[int], object] | object
+    sites: tuple[Site, ...]
+
+
+class _Enough(Exception):
+    """Every requested site of this batch has been seen; the rest of the forward is not needed."""
+
+
+def stream(
+    model: Model,
+    ids: torch.Tensor,
+    keep: torch.Tensor | None,
+    requests: list[Request],
+    *,
+    batch: int = 8,
+    exclude_first: bool = False,
+    progress=None,
+) -> list:
+    """The statistic of each request, in the order asked, over all kept tokens of ids [sequence, position].
+
+    keep [sequence, position] bool chooses the tokens that count (None: all); padding stands on the right, where a causal
+    model does not look, so no attention mask is passed. `exclude_first` leaves out position 0 of every sequence.
+    Batches are cut by sequence index. One pass, whatever the number of requests; blocks after the last requested site and,
+    unless `logits` are asked for, the unembedding are not run.
+    """
+    if ids.dim() != 2 or len(ids) == 0:
+        raise Refused(f"Expected token ids [sequence, position] with at least one sequence, found {list(ids.shape)}.")
+    counted = torch.ones_like(ids, dtype=torch.bool) if keep is None else keep.clone()
+    if exclude_first:
+        counted[:, 0] = False
+    everything = bool(counted.all())
+    gathering = _Gathering(requests)
+    runner = _runner(model, requests)
+    n = len(ids)
+    with gathering.attached(model), torch.inference_mode():
+        for lo in range(0, n, batch):
+            part = ids[lo : lo + batch].to(model.device)
+            mask = None if everything else counted[lo : lo + batch].reshape(-1).to(model.device)
+            gathering.begin(mask, start=lo * ids.shape[1])
+            try:
+                runner(input_ids=part, use_cache=False)
+            except _Enough:
+                pass
+            if progress is not None:
+                progress.step(min(lo + batch, n), n, f"{min(lo + batch, n)} of {n} sequences")
+    return gathering.statistics
+
+
+def logits(model: Model, ids: torch.Tensor, *, batch: int = 8) -> Iterator[tuple[int, torch.Tensor]]:
+    """(flat index of the first token, logits [token, vocabulary]) of each batch of ids [sequence, position]."""
+    for lo in range(0, len(ids), batch):
+        with torch.inference_mode():
+            block = model.module(input_ids=ids[lo : lo + batch].to(model.device), use_cache=False).logits
+        yield lo * ids.shape[1], block.reshape(-1, block.shape[-1])
+
+
+def _runner(model: Model, requests: list[Request]) -> torch.nn.Module:
+    """The whole model where logits are asked for, else the model without its head."""
+    if any(site.name == "logits" for request in requests for site in request.sites):
+        return model.module
+    return model.module.get_submodule(model.layout.base)
+
+
+class _Gathering:
+    """Which statistics wait for which activation of the batch that is running."""
+
+    def __init__(self, requests: list[Request]):
+        self.requests = requests
+        self.statistics = [None if callable(request.make) else request.make for request in requests]
+        self.wanted: dict[Site, list[int]] = defaultdict(list)  # site -> requests that read it
+        for i, request in enumerate(requests):
+            if not request.sites:
+                raise Refused("A request names no site.")
+            for site in dict.fromkeys(request.sites):
+                self.wanted[site].append(i)
+        self.mask, self.start = None, 0
+        self.waiting: dict[int, dict[Site, torch.Tensor]] = {}
+        self.unseen: set[Site] = set()
+
+    def begin(self, mask: torch.Tensor | None, start: int) -> None:
+        self.mask, self.start = mask, start
+        self.waiting = {i: {} for i in range(len(self.requests))}
+        self.unseen = set(self.wanted)
+
+    @contextmanager
+    def attached(self, model: Model) -> Iterator[None]:
+        handles = []
+        try:
+            for site in self.wanted:
+                module, side = locate(model.module, model.layout, site)
+                if side == "input":
+                    handles.append(module.register_forward_pre_hook(self._before(site), with_kwargs=True))
+                else:
+                    handles.append(module.register_forward_hook(self._after(site)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _before(self, site: Site):
+        def hook(module, args, kwargs):
+            self._see(site, args[0] if args else kwargs["hidden_states"])
+
+        return hook
+
+    def _after(self, site: Site):
+        def hook(module, args, output):
+            self._see(site, output[0] if isinstance(output, tuple) else output)
+
+        return hook
+
+    def _see(self, site: Site, activation: torch.Tensor) -> None:
+        x = activation.flatten(0, -2)
+        # statistics outlive the pass: their tensors must not be inference tensors
+        with torch.inference_mode(False), torch.no_grad():
+            for i in self.wanted[site]:
+                held, request = self.waiting[i], self.requests[i]
+                held[site] = x
+                if len(held) == len(set(request.sites)):
+                    if self.statistics[i] is None:
+                        self.statistics[i] = request.make(held[request.sites[0]].shape[1])
+                    self.statistics[i].add(*(held[s] for s in request.sites), keep=self.mask, start=self.start)
+                    held.clear()
+        self.unseen.discard(site)
+        if not self.unseen:
+            raise _Enough
