@@ -76,7 +76,7 @@ LLAMA = Layout(
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
 )
 NEOX = Layout(
-    "gpt_neox", "gpt_neox", "gpt_neox.layers", "gpt_neox.embed_in", "gpt_neox.final_layer_norm", "embed_out", "attention", "mlp",
+    "gpt_neox", "gpt_neox", "gpt_neox.layers", "gpt_neox.embed_in", "gpt_neox.final_layer_norm", "lm_head", "attention", "mlp",
     "input_layernorm", "post_attention_layernorm", "attention.dense", "mlp.dense_4h_to_h", "mlp.dense_h_to_4h",
     attn_inputs=("attention.query_key_value",), parallel=True,
 )
