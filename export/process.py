@@ -22,6 +22,7 @@ import sys
 import threading
 
 from export.paper import set_png_density, size_pdf, size_svg
+from export.typeface import faces
 
 IDLE_SECONDS = 600
 # Draws SVG; while a text leaves the page, that side gets a wider margin (fonts differ between machines, panels get narrow).
@@ -49,7 +50,9 @@ DRAW = """async function(text, width, height, ratio) {
   }
 }"""
 DECODED = "Promise.all([...document.querySelectorAll('image')].map(i => i.decode().catch(() => null))).then(() => document.fonts.ready).then(() => 1)"
-PAPER = "<!doctype html><meta charset=utf-8><title>{title}</title><style>html,body{{margin:0}}svg{{display:block}}</style>{svg}"
+FONTS = "(css => { const style = document.createElement('style'); style.textContent = css; document.head.append(style);"
+FONTS += " return Promise.all([...document.fonts].map(face => face.load())).then(() => 1); })"
+PAPER = "<!doctype html><meta charset=utf-8><title>{title}</title><style>{fonts}html,body{{margin:0}}svg{{display:block}}</style>{svg}"
 
 
 class Failed(RuntimeError):
@@ -59,8 +62,8 @@ class Failed(RuntimeError):
 class Painter:
     """Two tabs: one in which plotly.js draws SVG, one in which that SVG is printed."""
 
-    def __init__(self, drawing, paper):
-        self.drawing, self.paper = drawing, paper
+    def __init__(self, drawing, paper, fonts: str):
+        self.drawing, self.paper, self.fonts = drawing, paper, fonts
 
     @classmethod
     async def open(cls, browser) -> Painter:
@@ -68,7 +71,9 @@ class Painter:
 
         drawing, paper = await browser.create_tab(""), await browser.create_tab("")
         await _command(drawing, "Runtime.evaluate", expression=plotly.offline.get_plotlyjs(), returnByValue=False)
-        return cls(drawing, paper)
+        fonts = faces()
+        await _command(drawing, "Runtime.evaluate", expression=f"{FONTS}({json.dumps(fonts)})", awaitPromise=True)
+        return cls(drawing, paper, fonts)
 
     async def files(self, job: dict) -> dict[str, str]:
         """The asked formats of one figure: SVG as text, PDF and PNG in base64."""
@@ -92,7 +97,7 @@ class Painter:
 
     async def _lay_out(self, svg: str, title: str) -> None:
         frame = (await _command(self.paper, "Page.getFrameTree"))["frameTree"]["frame"]["id"]
-        await _command(self.paper, "Page.setDocumentContent", frameId=frame, html=PAPER.format(title=html.escape(title), svg=svg))
+        await _command(self.paper, "Page.setDocumentContent", frameId=frame, html=PAPER.format(title=html.escape(title), fonts=self.fonts, svg=svg))
         await _command(self.paper, "Runtime.evaluate", expression=DECODED, awaitPromise=True)
 
     async def _pdf(self, job: dict) -> bytes:
