@@ -84,6 +84,11 @@ def _demo_folder(parts: list[str], demo: Path | None) -> Path:
     return folder
 
 
+def from_folder(source: str, folder: Path) -> Checkpoint:
+    """A checkpoint by folder without the shelf: inside the intake, before it has a name."""
+    return _read(source, folder, "upload", None)
+
+
 def _read(source: str, folder: Path, kind: str, home: Path | None, revision: str | None = None) -> Checkpoint:
     clean = configs.read(folder)
     table = weights.read(folder)

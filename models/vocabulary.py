@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from models import headers
+from models import headers, regexes
 from models.refusal import Refused
 
 MAX_TOKENIZER = 64 << 20  # bytes of tokenizer.json; 256,000 tokens with merges need about 35
@@ -65,10 +65,41 @@ def special_tokens(folder: Path) -> dict:
 def _backend(path: Path):
     from tokenizers import Tokenizer
 
+    table = headers.strict_json(path.read_bytes(), "tokenizer.json", MAX_TOKENIZER)
+    for pattern in _patterns({k: v for k, v in table.items() if k != "model"} if isinstance(table, dict) else None):
+        reason = regexes.endless(pattern)
+        if reason:
+            raise Refused(f"A pattern in tokenizer.json {reason} ({ascii(pattern)[1:-1][:60]}); reading a text with it may never end. Use the tokenizer saved with the weights.")
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare Exception for every broken file
         raise Refused(f"tokenizer.json cannot be read: {ascii(str(error))[1:-1][:120]}. Use the one saved with the weights.") from error
+
+
+def _patterns(value: object):
+    """Every regular expression anywhere in a tokenizer.json outside its vocabulary."""
+    if isinstance(value, dict):
+        if isinstance(value.get("Regex"), str):
+            yield value["Regex"]
+        for inner in value.values():
+            yield from _patterns(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _patterns(inner)
+
+
+def trial(folder: Path) -> None:
+    """Read texts that slow patterns choke on, in the fenced process whose clock ends what does not; Refused when it fails."""
+    tokenizer = load(folder)
+    if tokenizer is None:
+        return
+    for text in ("a" * 3_000 + "!", " " * 3_000 + "x", "ab" * 1_500 + "\n", "0" * 3_000 + "a", "\n" * 3_000 + ".", "Aa1 !" * 600):
+        try:
+            tokenizer(text)
+        except BaseException as error:  # a panic of the Rust library is no Exception
+            if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
+                raise
+            raise Refused(f"The tokenizer fails on plain text ({ascii(str(error))[1:-1][:100]}). Use the one saved with the weights.") from error
 
 
 def _byte_pairs(folder: Path):

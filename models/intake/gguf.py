@@ -1,0 +1,45 @@
+"""A GGUF file through transformers' own reader, dequantised: what runs afterwards has the file's weight error, not its integer arithmetic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models import skeleton
+from models.configs import first_line
+from models.refusal import Refused
+
+
+def convert(path: Path, folder: Path) -> tuple[str, ...]:
+    """Write model.safetensors, config.json and tokenizer.json into `folder`; runs in the fenced process (the file is from outside)."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with skeleton.quiet():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, dtype=torch.float32, local_files_only=True, trust_remote_code=False, output_loading_info=True
+            )
+    except (*skeleton.BUILD_ERRORS, OSError, EOFError, UnicodeError) as error:
+        raise Refused(f"{path.name} cannot be read as a GGUF ({first_line(error)}). It is damaged, or of an architecture transformers does not read: use the safetensors checkpoint.") from error
+    lost = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
+    if lost:
+        raise Refused(f"{path.name} does not fill the model: {len(lost)} tensors are missing, left over or of another shape (the first is {ascii(lost[0])[:80]}). Use the safetensors checkpoint.", details=tuple(map(str, lost)))
+    kept = model.float().state_dict()
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    from models.intake.pickles import write
+
+    write({name: tensor for name, tensor in kept.items() if name not in tied}, folder / "model.safetensors")
+    model.config.save_pretrained(folder)
+    return (f"{path.name} dequantised to float32 by transformers: the weights carry the quantisation's error", _tokenizer(path, folder))
+
+
+def _tokenizer(path: Path, folder: Path) -> str:
+    from transformers import AutoTokenizer
+
+    try:
+        with skeleton.quiet():
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True, trust_remote_code=False)
+        tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    except (*skeleton.BUILD_ERRORS, OSError) as error:
+        return f"its tokenizer could not be read ({first_line(error)}): choose one"
+    return "tokenizer read from the GGUF"
