@@ -1,0 +1,1 @@
+"""Runs in flight: asked for once, shown to everybody who asks, cancelled, resumed."""
