@@ -62,3 +62,11 @@ def grid_bits(n_out: int, n_in: int, bits: float, group: int, symmetric: bool, s
     """Bits of a quantised matrix: b per weight, and per group a scale and, if asymmetric, a zero of b bits."""
     groups = n_out * (n_in // (group or n_in))
     return n_out * n_in * bits + groups * (scale_bits + (0 if symmetric else bits))
+
+
+def dequantised(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> torch.Tensor:
+    """float32 [out, in] from integer codes [out, in], scale and zero [out, groups]; zero None is the symmetric grid."""
+    parts = codes.float().reshape(codes.shape[0], scale.shape[1], -1)
+    if zero is not None:
+        parts = parts - zero.float()[..., None]
+    return (parts * scale.float()[..., None]).reshape(codes.shape)

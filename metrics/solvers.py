@@ -61,12 +61,12 @@ class Compensated:
 
 
 def compensate(weight: torch.Tensor, factor: InverseFactor, replace: Callable[[int, torch.Tensor], torch.Tensor], block: int = BLOCK) -> Compensated:
-    """The recursion of SparseGPT and GPTQ (Optimal Brain Surgeon, columns in order, updates deferred by blocks).
+    """The recursion of SparseGPT and GPTQ (Optimal Brain Surgeon, columns in order, updates deferred by blocks); overwrites `weight`.
 
     `replace(j, current)` gives the final value of column j, where `current` [out, columns] are the columns j, j+1, … to the end
     of the block, already compensated for everything left of j. Σ loss = ½ tr(ΔW H ΔWᵀ) with the damped H.
     """
-    w = weight.clone()
+    w = weight
     w[:, factor.dead] = 0
     u = factor.upper.to(w.dtype)
     loss = torch.zeros(w.shape[1], dtype=torch.float64, device=w.device)
