@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from models import skeleton
 from models.configs import first_line
+from models.intake.pickles import write
 from models.refusal import Refused
 
 
@@ -24,12 +26,10 @@ def convert(path: Path, folder: Path) -> tuple[str, ...]:
     lost = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
     if lost:
         raise Refused(f"{path.name} does not fill the model: {len(lost)} tensors are missing, left over or of another shape (the first is {ascii(lost[0])[:80]}). Use the safetensors checkpoint.", details=tuple(map(str, lost)))
-    kept = model.float().state_dict()
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    from models.intake.pickles import write
-
-    write({name: tensor for name, tensor in kept.items() if name not in tied}, folder / "model.safetensors")
-    model.config.save_pretrained(folder)
+    write({name: tensor for name, tensor in model.state_dict().items() if name not in tied}, folder / "model.safetensors")
+    fields = {name: value for name, value in model.config.to_dict().items() if name != "quantization_config"}
+    (folder / "config.json").write_text(json.dumps(fields, default=str))
     return (f"{path.name} dequantised to float32 by transformers: the weights carry the quantisation's error", _tokenizer(path, folder))
 
 

@@ -31,7 +31,7 @@ _START = "import sys; sys.path.insert(0, {repo!r}); from models.intake import is
 class Limits:
     """What one task may use; `memory` counts private memory of the process, torch's own 0.5 GB included."""
 
-    seconds: int = 120
+    seconds: int = 300
     memory: int = 6 << 30
     file_size: int = 16 << 30
 
