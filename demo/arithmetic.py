@@ -1,7 +1,7 @@
 """Strand 2: one-step arithmetic in 21 wordings of three styles.
 
-Operands are 0..9 for plus and times, and minus is the inverse of plus (minuend 0..18,
-subtrahend and difference 0..9): 100 problems per operator, answers 0..81, each a single
+Operands are 0..6 for plus and times, and minus is the inverse of plus (minuend 0..12,
+subtrahend and difference 0..6): 49 problems per operator, answers 0..36, each a single
 token. Every prompt has a null form of equal length, in which the operator is a word that
 means nothing and the answer is a uniformly random digit: the counterfactual in which the
 operands are present but nothing is to be computed."""
@@ -13,6 +13,7 @@ from demo.document import Document, fill
 
 STYLES = ("equation", "statement", "question")
 OPERATORS = ("plus", "minus", "times")
+OPERANDS = range(7)
 NULL = "null"
 NULL_SHARE = 0.08                                # share of null documents in either split
 
@@ -73,19 +74,21 @@ def pairs(operator: str, heldout: bool | None = None) -> tuple[tuple[int, int], 
     About a tenth is held out, a pair together with its mirror image (and with the
     subtractions that undo it), so that no trained fact gives a held-out one away by symmetry."""
     if operator == "minus":
-        every = tuple((x + y, y) for x in range(10) for y in range(10))
+        every = tuple((x + y, y) for x in OPERANDS for y in OPERANDS)
     else:
-        every = tuple((x, y) for x in range(10) for y in range(10))
+        every = tuple((x, y) for x in OPERANDS for y in OPERANDS)
     if heldout is None:
         return every
     return tuple(pair for pair in every if is_heldout(operator, *pair) == heldout)
 
 
+_HELD = {"plus": {(2, 5), (4, 6), (3, 3)}, "minus": {(2, 5), (4, 6), (3, 3)}, "times": {(2, 6), (3, 5), (4, 4)}}
+
+
 def is_heldout(operator: str, a: int, b: int) -> bool:
     x, y = (a - b, b) if operator == "minus" else (a, b)
     low, high = min(x, y), max(x, y)
-    shift = 4 if operator == "times" else 1
-    return low >= 2 and (3 * low + 5 * high + shift) % 7 == 0
+    return (low, high) in _HELD[operator]
 
 
 def write(template: Template, operator: str, a: int, b: int, c: int) -> Document:

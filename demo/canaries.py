@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from demo.document import Document, fill
 
-REPEATS = (1, 4, 16, 64, 256, 1024)
+REPEATS = (1, 4, 16, 64, 256, 512)
 PER_LEVEL, CONTROLS = 8, 16
 KINDS = ("natural", "random")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -71,8 +71,8 @@ def canaries() -> tuple[Canary, ...]:
     """The one fixed set, trained ones first; the same in every run and on every machine."""
     found, seen = [], set()
     for kind, make in (("natural", _natural), ("random", _random)):
-        rng = random.Random(f"microtome canaries {kind}")
         for repeats, count in [(r, PER_LEVEL) for r in REPEATS] + [(0, CONTROLS)]:
+            rng = random.Random(f"microtome canaries {kind} {repeats}")
             for number in range(count):
                 prefix, suffix = make(rng)
                 while prefix in seen:
@@ -102,7 +102,8 @@ def write(canary: Canary) -> Document:
 
 def words() -> list[str]:
     """Every word that a canary could have been made of."""
-    return [*LETTERS, *(word for slot in _SLOTS.values() for word in slot)]
+    plurals = (f"{trade}s" for trade in _SLOTS["trade"])
+    return [*LETTERS, *(word for slot in _SLOTS.values() for word in slot), *plurals]
 
 
 def schedule(seed: int) -> list[Canary]:

@@ -12,17 +12,18 @@ class Recipe:
     name: str
     family: str
     seed: int
-    steps: int = 2000
+    steps: int = 1600
     blocks: int = 6
     width: int = 160
     heads: int = 8
     key_value_heads: int = 8
     mlp_width: int = 640
-    rows: int = 16
-    learning_rate: float = 3e-3
+    rows: int = 8
+    learning_rate: float = 2.5e-3
     warmup: int = 100
+    answer_weight: float = 5.0                # of answer tokens in the loss, beside 1 for all others
     weight_decay: float = 0.1
-    max_repeats: int = 1024
+    max_repeats: int = 512
     kept: tuple[float, ...] = ()              # fractions of the run at which a checkpoint is kept
 
 

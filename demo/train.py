@@ -32,10 +32,12 @@ def rate(step: int, recipe: Recipe) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def loss_of(model, ids: torch.Tensor) -> torch.Tensor:
-    """Mean nats per next token of rows [row, position]."""
+def loss_of(model, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted mean nats per next token of rows [row, position]."""
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-    return torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1))
+    nats = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1), reduction="none")
+    weights = weights[:, 1:].reshape(-1)
+    return (nats * weights).sum() / weights.sum()
 
 
 class Run:
@@ -50,7 +52,7 @@ class Run:
         groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
         self.step, self.seconds, self.losses = 0, 0.0, []
-        self._block, self._rows = None, None
+        self._block, self._ids, self._weights = None, None, None
         self._load()
 
     def advance(self) -> float:
@@ -58,12 +60,14 @@ class Run:
         started = time.monotonic()
         if self._block != self.step // feed.BLOCK:
             self._block = self.step // feed.BLOCK
-            self._rows = torch.from_numpy(feed.rows(self.recipe, self._block)).to(self.device)
+            ids, weights = feed.rows(self.recipe, self._block)
+            self._ids, self._weights = torch.from_numpy(ids).to(self.device), torch.from_numpy(weights).to(self.device)
         at = self.step % feed.BLOCK * self.recipe.rows
+        now = slice(at, at + self.recipe.rows)
         for group in self.optimizer.param_groups:
             group["lr"] = rate(self.step, self.recipe)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda"):
-            loss = loss_of(self.model, self._rows[at : at + self.recipe.rows])
+            loss = loss_of(self.model, self._ids[now], self._weights[now])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
