@@ -22,6 +22,7 @@ from models.loaded import Model
 from models.params import key_params, read_params
 from models.progress import Quiet
 from models.refusal import Refused
+from models.shape import shape_of
 from models.variant import Step, Variant
 
 SCHEMA = 1  # of stored plans and results; bump when their meaning changes without a change of code
@@ -98,6 +99,7 @@ class Lab:
                 source = variant.parents if _merges(variant) else variant.parent
                 given = tuple(self.model(p) for p in source) if _merges(variant) else self.model(source)
                 subject = variant.parents[0] if _merges(variant) else source
+                operator.check(self.params(step), shape_of(given[0] if _merges(variant) else given))
                 calibration = self.capture(subject, parse_corpus(step.on)) if step.on else None
                 began = time.perf_counter()
                 plan = operator.decide(given, self.params(step), calibration, progress or Quiet())
