@@ -1,0 +1,18 @@
+"""The menu. It stands inside pages/: with a folder of that name beside the main script, deep links would bypass it."""
+
+import streamlit as st
+
+from pages.shared import style
+
+st.set_page_config(page_title="Microtome", page_icon=style.icon(), layout="wide", initial_sidebar_state=272)
+style.draw()
+
+page = st.navigation(
+    {
+        "Look inside": [st.Page("layer_redundancy.py", title="Which blocks does the model not need?", default=True)],
+        "Jobs": [st.Page("job_queue.py", title="Queue and history", url_path="jobs")],
+        "Help": [st.Page("help.py", title="What this answers, and how")],
+    },
+    position="top",
+)
+page.run()

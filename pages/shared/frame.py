@@ -1,0 +1,204 @@
+"""The frame of every analysis page, from top to bottom: question, subject, answer, numbers, run bar, figures, method, provenance."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import ModuleType
+
+import streamlit as st
+
+import analysis
+from analysis import run
+from analysis.contract import Headline, Run, module_docs
+from models.params import read_params
+from models.refusal import NotApplicable, Refused
+from models.variant import parse as parse_variant
+from models.variant import write_value
+from pages.shared import figure_card, provenance, queue, run_bar, states, subject
+from pages.shared import view as views
+from pages.shared.view import View
+from pages.shared.wording import NBSP, interval, number, plain, prose
+
+CARRIED = "carried_subject"  # A, B, corpus and device go along from page to page
+
+
+def page(name: str) -> None:
+    """Draw the page of one analysis."""
+    module = analysis.load(name)
+    _carry(name)
+    view = views.read(module, st.query_params.to_dict(), subject.devices())
+    st.session_state[CARRIED] = (name, {k: v for k, v in st.query_params.to_dict().items() if k in views.SUBJECT})
+    subject.draw(module, view)
+    st.title(module.QUESTION, anchor=False)
+    _body(name, module, view)
+    subject.queue_panel()
+
+
+def _body(name: str, module: ModuleType, view: View) -> None:
+    if view.refused:
+        _chips(module, view, [])
+        states.notices(view.notices)
+        _refused_subject(view)
+        return
+    try:
+        requests = views.requests(name, view)
+        entries = [run.store().get(run.key(r)) for r in requests]
+    except Refused as error:
+        _chips(module, view, [])
+        states.notices(view.notices)
+        _cannot(module, view, error)
+        return
+    _page(name, module, view, requests, entries)
+
+
+def _page(name: str, module: ModuleType, view: View, requests: tuple, entries: list) -> None:
+    complete = all(entry is not None for entry in entries)
+    shown_view, runs = (view, _runs(requests, entries)) if complete else _last_shown(name, view)
+    if complete:
+        st.session_state[f"shown_{name}"] = view
+    elif not runs and run_bar.starts_by_itself(requests):
+        for request in requests:
+            queue.submit(request)
+    _chips(module, view, [e for e in entries if e is not None])
+    states.notices(view.notices)
+    try:
+        figures = module.figures(runs) if runs else []
+        if complete:
+            with st.container(key="answer"):
+                st.markdown(prose(module.answer(runs)))
+            _headlines(module.headlines(runs))
+    except NotApplicable as error:
+        states.error_card(f"{module.TITLE} does not apply here", error, "not_applicable", tag="not applicable")
+        figures = []
+    run_bar.draw(module, view, requests, entries, shown_view if runs and not complete else None)
+    if figures:
+        _cards(module, name, figures, requests, stale=not complete)
+    elif not queue.settled([queue.find(r) for r in requests]):
+        states.skeleton_cards()
+    elif not runs:
+        states.empty_card(what_comes(module, view), lambda: _ways_out(view, requests))
+    with st.expander("Method", icon=":material/function:"):
+        st.markdown(module_docs(module))
+    if complete:
+        provenance.draw(module, view, requests, runs, figures)
+
+
+def _carry(name: str) -> None:
+    """Coming from another page with a bare link, the subject goes along; a bare link opened afresh is the default view."""
+    previous, carried = st.session_state.get(CARRIED, (name, {}))
+    if previous != name and not st.query_params.to_dict():
+        st.query_params.update(carried)
+
+
+def _runs(requests: tuple, entries: list) -> list[Run]:
+    labels = "AB" if len(requests) > 1 else ("A → B",) if len(requests[0].variants) > 1 else "A"
+    return [run.read(entry, request, label) for entry, request, label in zip(entries, requests, labels)]
+
+
+def _last_shown(name: str, view: View) -> tuple[View | None, list[Run]]:
+    """The figures of the last complete view of this session stay, marked stale, until the new ones are there."""
+    shown = st.session_state.get(f"shown_{name}")
+    if shown is None:
+        return None, []
+    try:
+        requests = views.requests(name, shown)
+        entries = [run.store().get(run.key(r)) for r in requests]
+    except Refused:
+        return None, []
+    if any(entry is None for entry in entries):
+        return None, []
+    return shown, _runs(requests, entries)
+
+
+def _chips(module: ModuleType, view: View, entries: list) -> None:
+    with st.container(horizontal=True, gap="xsmall", key="chips"):
+        st.badge(f"**A** {plain(view.a)}", color="blue")
+        if view.b:
+            st.badge(f"**B** {plain(view.b)}", color="orange")
+        if "corpus" in view.refused:
+            return
+        spec = view.corpus_spec
+        tokens = {entry.record["n_tokens"] for entry in entries}
+        count = f"{tokens.pop():,}" if len(tokens) == 1 else f"{spec.n_sequences * spec.length:,}"
+        st.badge(f"{plain(view.corpus)}, {count}{NBSP}tokens", color="gray")
+        seed = view.params.get("seed", getattr(module.Params(), "seed", None))
+        if seed is not None:
+            st.badge(f"seed {seed}", color="gray")
+
+
+def _headlines(headlines: tuple[Headline, ...]) -> None:
+    """At most four numbers, 4 or 2 + 2 beside each other; the null or the interval stands under each."""
+    with st.grid(2, min_column_width=430, gap=(12, 18)) as outer:
+        for pair in (headlines[:2], headlines[2:4]):
+            if not pair:
+                continue
+            with outer.cell(), st.grid(2, min_column_width=150, gap=18):
+                for headline in pair:
+                    _metric(headline)
+
+
+def _metric(h: Headline) -> None:
+    value = number(h.value) + (f"{NBSP}{h.unit}" if h.unit in ("%", "×") else "")
+    unit = "" if h.unit in ("%", "×") else h.unit
+    if h.low is not None and h.high is not None:
+        chip, beside = interval(h.low, h.high), unit or h.note
+    elif h.null:
+        chip, beside = f"null {h.null}" if not h.null.startswith("null") else h.null, h.note or unit
+    else:
+        chip, beside = (unit, h.note) if unit else (h.note, "")
+    notes = [f"interval {interval(h.low, h.high)}"] if h.low is not None and h.high is not None else []
+    notes += [f"null: {h.null}"] if h.null else []
+    notes += [t for t in (h.note, {"low": "lower is better", "high": "higher is better"}.get(h.better, "")) if t]
+    st.metric(h.label, value, chip or None, delta_color="off", delta_arrow="off", delta_description=beside or None, help=plain("; ".join(notes)) or None)
+
+
+def _cards(module: ModuleType, name: str, figures: list, requests: tuple, stale: bool) -> None:
+    method = module_docs(module)
+    with st.grid(2, min_column_width=430, gap=18, border=True, key="cards") as grid:
+        for figure in figures:
+            with grid.cell(column_span="all" if figure.wide else 1):
+                figure_card.draw(figure, method, name, stale)
+
+
+def what_comes(module: ModuleType, view: View) -> str:
+    """What this page will show, in words: the subject, then the opening sentence of the Method."""
+    opening = " ".join(module_docs(module).partition("\n\n")[0].split())
+    first = opening.partition(". ")[0] if not opening.startswith("**") else ". ".join(opening.split(". ")[:1])
+    models = f"{view.a} and {view.b}" if view.b else view.a
+    return f"This page measures {module.TITLE.lower()} of {models} on {view.corpus_spec.n_sequences:,} sequences of {view.corpus_spec.source}. {first.rstrip('.')}."
+
+
+def _ways_out(view: View, requests: tuple) -> None:
+    if st.button("Measure it", type="primary", icon=":material/play_arrow:", key="measure"):
+        for request in requests:
+            queue.submit(request)
+        st.rerun()
+    if st.query_params.to_dict():
+        _demo_button("Show it on the demo model")
+
+
+def _demo_button(label: str) -> None:
+    if st.button(label, icon=":material/science:", key="to_demo"):
+        st.query_params.clear()
+        st.rerun()
+
+
+def _refused_subject(view: View) -> None:
+    titles = {"a": "A cannot be opened", "b": "B cannot be opened", "corpus": "This text cannot be read"}
+    for name, error in view.refused.items():
+        states.error_card(titles[name], error, name, tag="not loaded")
+    with st.container(horizontal=True, gap="small"):
+        if set(view.refused) == {"b"} and st.button("Show A alone", icon=":material/close:", key="drop_b"):
+            st.query_params.pop("b", None)
+            st.rerun()
+        _demo_button("Show the demo model")
+
+
+def _cannot(module: ModuleType, view: View, error: Refused) -> None:
+    """Readable, but the files, the text or the parameters do not allow it."""
+    states.error_card("This cannot be measured", error, "request", tag="not loaded")
+    with st.container(horizontal=True, gap="small"):
+        if view.b and st.button("Show A alone", icon=":material/close:", key="drop_b"):
+            st.query_params.pop("b", None)
+            st.rerun()
+        _demo_button("Show the demo model")

@@ -1,0 +1,57 @@
+"""The foot of a page: what exactly was computed, with what, and the one line that computes it again."""
+
+from __future__ import annotations
+
+import time
+from types import ModuleType
+
+import streamlit as st
+
+from analysis import run
+from analysis.contract import Run
+from pages.shared import exporting
+from pages.shared.view import View
+from pages.shared.wording import duration, plain, short_hash, short_variant
+
+
+def draw(module: ModuleType, view: View, requests: tuple[run.Request, ...], runs: list[Run], figures: list) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", key="head_provenance"):
+        st.markdown("##### Provenance", width="content")
+        st.space("stretch")
+        with st.container(key="foot_bundle", width="content"):
+            exporting.bundle_button(requests, runs, figures, f"{requests[0].analysis}-bundle.zip")
+    with st.grid(4, min_column_width=180, gap=(12, 18)):
+        for name, value in rows(view, runs):
+            with st.container(gap=None):
+                st.caption(name)
+                st.markdown(plain(value))
+    against = requests[1] if len(requests) > 1 else None
+    st.code(run.command(requests[0], against), language=None, wrap_lines=True)
+    changed = [text for text in map(elsewhere, (r.record for r in runs)) if text]
+    if changed:
+        st.caption(plain(changed[0]))
+
+
+def rows(view: View, runs: list[Run]) -> list[tuple[str, str]]:
+    """Name and value of each fact, as stored with the results."""
+    first = runs[0].record
+    identities = [identity for r in runs for identity in r.record["identity"]]
+    out = [("A", f"{view.a}, {short_hash(identities[0])}")]
+    if view.b:
+        out.append(("B", f"{short_variant(view.b, view.a)}, {short_hash(identities[1])}"))
+    out += [
+        ("Corpus", f"{first['corpus']}, {short_hash(first['corpus_identity'])}"),
+        ("Result", ", ".join(short_hash(r.record["key"]) for r in runs) + f", code {short_hash(first['code'])}"),
+        ("Tokens", f"{first['n_tokens']:,} in {first['n_sequences']:,} sequences"),
+        ("Computed", time.strftime("%d %b %Y, %H:%M", time.localtime(first["computed"])) + f", {duration(sum(r.record['seconds'] for r in runs))}"),
+        ("Device", first["device"]),
+        ("Versions", f"torch {first['versions']['torch']}, transformers {first['versions']['transformers']}, commit {first['commit']}"),
+    ]
+    return out
+
+
+def elsewhere(record: dict) -> str:
+    """A sentence when the stored result was computed with other library versions than are installed now."""
+    now = run.versions()
+    other = [f"{name} {version} (now {now.get(name)})" for name, version in record["versions"].items() if now.get(name) != version]
+    return f"Computed with {', '.join(other)}; Run again to compute it with what is installed now." if other else ""

@@ -1,0 +1,150 @@
+"""Jobs as the pages see them: one standing per computation, found by what it computes, whoever asked for it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import analysis
+from analysis import run
+from jobs import client
+from jobs.spec import job_id
+from jobs.table import Job
+from models.refusal import Refused
+from models.variant import Variant, write_value
+from pages.shared.wording import duration
+
+ASKED = ("queued", "running")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A job with the words for it."""
+
+    job: Job
+
+    @property
+    def id(self) -> str:
+        return self.job.id
+
+    @property
+    def state(self) -> str:
+        return "waiting" if self.job.state == "queued" else self.job.state
+
+    @property
+    def active(self) -> bool:
+        """Waiting or running."""
+        return self.job.state in ASKED
+
+    @property
+    def running(self) -> bool:
+        return self.job.state == "running"
+
+    @property
+    def failed(self) -> bool:
+        return self.job.state == "failed"
+
+    @property
+    def cancelled(self) -> bool:
+        return self.job.state == "cancelled"
+
+    @property
+    def fraction(self) -> float:
+        if self.job.state == "done":
+            return 1.0
+        return min(max(self.job.i / self.job.n, 0.0), 1.0) if self.job.n else 0.0
+
+    @property
+    def left(self) -> str:
+        """ "9 s left", or "" while no rate is known."""
+        return f"{duration(self.job.seconds_left)} left" if self.running and self.job.seconds_left is not None else ""
+
+    @property
+    def short(self) -> str:
+        if self.job.cancel_asked and self.running:
+            return "cancelling"
+        return ", ".join(filter(None, [f"{self.fraction * 100:.0f} %", self.left])) if self.running else "waiting"
+
+    @property
+    def sentence(self) -> str:
+        """What it does now, how far, how long still."""
+        if not self.running:
+            return self.job.message or "waiting for a worker"
+        if self.job.cancel_asked:
+            return "cancelling after this step"
+        count = f"{self.job.i:,} of {self.job.n:,}" if self.job.n else ""
+        return ", ".join(filter(None, [self.job.message or "starting", count, self.left]))
+
+    @property
+    def title(self) -> str:
+        """Its analysis and its models."""
+        spec = self.job.spec
+        try:
+            what = analysis.load(spec.get("analysis", "")).TITLE
+        except Refused:
+            what = str(spec.get("kind", "job"))
+        return ", ".join([what, *map(_label, spec.get("variants", []))])
+
+    @property
+    def seconds(self) -> float | None:
+        return self.job.finished - self.job.started if self.job.started and self.job.finished else None
+
+    @property
+    def page(self) -> str | None:
+        """The page that shows what it computes."""
+        name = self.job.spec.get("analysis")
+        return name if name in analysis.ANALYSES else None
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The link's values for that page."""
+        spec = self.job.spec
+        written = [Variant.from_json(v).written for v in spec["variants"]]
+        default = analysis.load(spec["analysis"]).Params()
+        out = {"a": written[0]} | ({"b": written[1]} if len(written) > 1 else {}) | {"corpus": spec["corpus"]}
+        changed = {k: tuple(v) if isinstance(v, list) else v for k, v in spec["params"].items()}
+        return out | {k: write_value(v) for k, v in changed.items() if getattr(default, k, None) != v}
+
+
+def find(request: run.Request) -> Standing | None:
+    """The latest job of this computation, an "again" before a first time."""
+    found = [job for job in (client.status(job_id(_spec(request, again))) for again in (True, False)) if job is not None]
+    return Standing(max(found, key=lambda job: (job.state in ASKED, job.updated))) if found else None
+
+
+def submit(request: run.Request, again: bool = False) -> str:
+    return client.submit({**_spec(request, again), "estimate": run.estimate(request).seconds})
+
+
+def cancel(id: str) -> None:
+    client.cancel(id)
+
+
+def active() -> list[Standing]:
+    return [Standing(job) for job in client.queue()]
+
+
+def history(limit: int) -> list[Standing]:
+    return [Standing(job) for job in client.history(limit)]
+
+
+def fraction(standings: list[Standing | None]) -> float:
+    """Of several jobs together; one that is not there any more is done."""
+    return sum(1.0 if s is None else s.fraction for s in standings) / max(len(standings), 1)
+
+
+def settled(standings: list[Standing | None]) -> bool:
+    return not any(s is not None and s.active for s in standings)
+
+
+def age(standing: Standing) -> float:
+    """Seconds since it ended, or since it was asked for."""
+    return time.time() - (standing.job.finished or standing.job.created)
+
+
+def _spec(request: run.Request, again: bool) -> dict:
+    return {**request.to_json(), "again": True} if again else request.to_json()
+
+
+def _label(variant: dict) -> str:
+    return Variant.from_json(variant).label

@@ -1,0 +1,158 @@
+"""The sidebar: what is looked at (A, compared with B, on which text, where), and what the machine is busy with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+
+import streamlit as st
+
+import operators
+from analysis import run
+from demo.world import STRANDS
+from models import corpus as corpora
+from models import shelf
+from models.params import fields_of, key_params, read_params
+from models.refusal import Refused
+from models.variant import Step, write_value
+from models.variant import parse as parse_variant
+from pages.shared import controls, queue
+from pages.shared.view import DEFAULT_MODEL, View
+from pages.shared.wording import plain, short_variant
+
+
+@lru_cache(maxsize=1)
+def devices() -> tuple[str, ...]:
+    """cpu, and the CUDA devices whose drivers stand in /proc; no CUDA context is made in this process."""
+    cards = Path("/proc/driver/nvidia/gpus")
+    n = len(list(cards.iterdir())) if cards.is_dir() else 0
+    return ("cpu", *(f"cuda:{i}" for i in range(n)))
+
+
+def draw(module: ModuleType, view: View) -> None:
+    with st.sidebar:
+        st.markdown("**Subject**")
+        _model("A", "a", view.a, None, view)
+        _model("B, compared with A", "b", view.b, view.a, view)
+        _corpus(module, view)
+        if len(devices()) > 1:
+            st.segmented_control("Device", devices(), key=controls.seed("subject_device", view.device), required=True, width="stretch",
+                                 on_change=_store, args=("subject_device", "device", devices()[0]))
+        with st.container(key="foot_subject", gap=None):
+            with st.popover("Change a model into B", type="tertiary", icon=":material/content_cut:"):
+                _make_variant(view)
+            with st.popover("Open a checkpoint or a text", type="tertiary", icon=":material/folder_open:"):
+                _open()
+
+
+def _model(label: str, name: str, value: str | None, beside: str | None, view: View) -> None:
+    known = [entry.source for entry in shelf.shelf(run.home()) if "-steps/" not in entry.source]
+    remembered = st.session_state.setdefault("variants", [])
+    for text in (view.a, view.b):
+        if text and text not in known and text not in remembered:
+            remembered.append(text)
+    options = [text for text in dict.fromkeys([*known, *remembered, *([value] if value else [])]) if text != beside]
+    st.selectbox(
+        label, options, key=controls.seed(f"subject_{name}", value), accept_new_options=True, format_func=lambda text: short_variant(text, beside),
+        placeholder="none" if name == "b" else "a model", on_change=_store, args=(f"subject_{name}", name, DEFAULT_MODEL if name == "a" else None),
+        help="Choose one, or type its written form: demo/storyteller-a, owner/name@revision of a hub, shelf/…, each with steps like ~drop_layers:blocks=3. "
+             "For B the steps alone are enough." if name == "b" else "Choose one, or type demo/…, shelf/… or owner/name@revision of a hub, with steps if you like.",
+    )
+
+
+def _store(key: str, name: str, default: str | None) -> None:
+    value = st.session_state[key]
+    controls.write_link(name, None if value in (None, default) else value)
+
+
+def _corpus(module: ModuleType, view: View) -> None:
+    sources = [f"demo/{strand}" for strand in STRANDS] + list(corpora.texts(run.home()))
+    source = view.corpus.partition(":")[0]
+    st.selectbox(
+        "Corpus", list(dict.fromkeys([*sources, source])), key=controls.seed("subject_corpus", source), accept_new_options=True,
+        help="Held-out text of the demo world, a text you opened, or hub/owner/name of a data set. How much of it is read stands in the run bar.",
+        on_change=_store_corpus, args=(module.CORPUS, view.corpus),
+    )
+
+
+def _store_corpus(default: str, now: str) -> None:
+    """A new source keeps the slice; a written form with a slice of its own is taken whole."""
+    text = st.session_state["subject_corpus"] or default
+    if ":" not in text and ":" in now:
+        text = f"{text}:{now.partition(':')[2]}"
+    controls.write_link("corpus", None if text == default else text)
+
+
+def _make_variant(view: View) -> None:
+    """One step on top of A, its parameters generated from the operator's Params; becomes B."""
+    name = st.selectbox("Operator", list(operators.OPERATORS), format_func=lambda n: operators.OPERATORS[n].TITLE, key="step_operator")
+    operator = operators.OPERATORS[name]
+    given = {}
+    for f, kind in fields_of(operator.Params):
+        label = f.metadata.get("label", f.name)
+        given[f.name] = st.text_input(label, "" if f.default == () else write_value(f.default), key=f"step_{name}_{f.name}", help=f.metadata.get("help") or None) \
+            if not hasattr(kind, "__args__") or kind.__args__[-1] is Ellipsis \
+            else st.selectbox(label, [write_value(v) for v in kind.__args__], key=f"step_{name}_{f.name}", help=f.metadata.get("help") or None)
+    if st.button("Compare A with it", type="primary", key="step_use", width="stretch"):
+        try:
+            params = read_params(operator.Params, given)
+            step = Step(name, tuple((k, write_value(v)) for k, v in key_params(params).items()))
+            made = operators.canonical(replace(operators.parse(view.a), steps=operators.parse(view.a).steps + (step,)))
+            if hasattr(operator, "check"):
+                operator.check(params, run.shape(parse_variant(view.a)))
+        except Refused as error:
+            st.error(plain(error))
+        else:
+            controls.write_link("b", made.written)
+            st.rerun()
+
+
+def _open() -> None:
+    path = st.text_input("Folder of a checkpoint, or its name on a hub", placeholder="/models/my-llama, owner/name@revision", key="open_model")
+    if st.button("Make it A", key="open_model_go", disabled=not path):
+        try:
+            if path.startswith(("/", "~", ".")):
+                path = "shelf/" + shelf.register(path, run.home())
+            controls.write_link("a", operators.parse(path.strip()).written)
+            st.rerun()
+        except Refused as error:
+            st.error(plain(error))
+    text = st.text_input("Text or JSONL file on this machine", placeholder="/data/notes.txt", key="open_text")
+    if st.button("Make it the corpus", key="open_text_go", disabled=not text):
+        try:
+            controls.write_link("corpus", corpora.register_text(Path(text), run.home()))
+            st.rerun()
+        except Refused as error:
+            st.error(plain(error))
+
+
+def queue_panel() -> None:
+    """What runs and what waits, on every page; redrawn each second while there is anything."""
+    active = queue.active()
+
+    @st.fragment(run_every=1.0 if active else None)
+    def panel() -> None:
+        now = queue.active()
+        n_running = sum(job.running for job in now)
+        with st.container(horizontal=True, vertical_alignment="center", key="queue_head"):
+            st.markdown("**Queue**", width="content")
+            st.space("stretch")
+            st.caption(f"{n_running} running, {len(now) - n_running} waiting" if now else "idle", width="content")
+        for job in now[:4]:
+            if job.running:
+                with st.container(border=True, gap="xsmall", key=f"foot_queue_{job.id[:8]}"):
+                    st.caption(plain(job.title))
+                    st.progress(job.fraction)
+                    with st.container(horizontal=True, vertical_alignment="center"):
+                        st.caption(job.short, width="content")
+                        st.space("stretch")
+                        if st.button("Cancel", type="tertiary", key=f"queue_cancel_{job.id}"):
+                            queue.cancel(job.id)
+                            st.rerun(scope="fragment")
+            else:
+                st.caption(f":material/schedule: {plain(job.title)}")
+
+    with st.sidebar:
+        panel()

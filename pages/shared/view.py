@@ -1,0 +1,142 @@
+"""What a page shows, as its link says it: subject, corpus, parameters, chosen views. The link is the only place it is kept.
+
+Each run of a page reads the link; each control writes into it. So Back, Reload and a second browser show the same. Values in a
+link come from outside: each is checked alone, a bad one is named in a sentence and replaced by its default, the rest stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import ModuleType
+from typing import Any
+
+import operators
+from analysis import run
+from models.corpus import Corpus
+from models.corpus import parse as parse_corpus
+from models.params import fields_of, read_params
+from models.refusal import Refused
+from models.variant import write_value
+
+DEFAULT_MODEL = "demo/storyteller-a"
+SUBJECT = ("a", "b", "corpus", "device")
+IGNORED = ("embed", "embed_options")
+VIEW = "view."
+
+
+@dataclass(frozen=True)
+class View:
+    """A checked link. `refused` holds what is wrong with A, B or the corpus (then nothing can be computed), by name."""
+
+    a: str = DEFAULT_MODEL
+    b: str | None = None
+    corpus: str = ""
+    device: str = "cpu"
+    params: dict[str, Any] = field(default_factory=dict)  # typed, only those that differ from their defaults
+    views: dict[str, str] = field(default_factory=dict)  # figure's name -> view's name
+    notices: tuple[str, ...] = ()
+    refused: dict[str, Refused] = field(default_factory=dict)
+
+    @property
+    def corpus_spec(self) -> Corpus:
+        return parse_corpus(self.corpus)
+
+    def query(self, module: ModuleType) -> dict[str, str]:
+        """The shortest link that reads back as this view."""
+        out = {"a": self.a} if self.a != DEFAULT_MODEL else {}
+        out |= {"b": self.b} if self.b else {}
+        out |= {"corpus": self.corpus} if self.corpus != module.CORPUS else {}
+        out |= {"device": self.device} if self.device != "cpu" else {}
+        out |= {name: write_value(value) for name, value in self.params.items()}
+        return out | {VIEW + name: value for name, value in self.views.items()}
+
+
+def read(module: ModuleType, query: Mapping[str, str], devices: tuple[str, ...] = ("cpu",)) -> View:
+    """Check a link against an analysis."""
+    notices: list[str] = []
+    refused: dict[str, Refused] = {}
+    a = _variant(query.get("a") or DEFAULT_MODEL, "a", refused)
+    b = _variant(whole(query["b"], a), "b", refused) if query.get("b") else None
+    if b == a:
+        notices.append("B is the same as A, so there is nothing to compare; only A is shown.")
+        b = None
+    corpus = query.get("corpus") or module.CORPUS
+    try:
+        corpus = parse_corpus(corpus).written
+    except Refused as error:
+        refused["corpus"] = error
+    device = query.get("device") or devices[0]
+    if device not in devices:
+        notices.append(f"This machine has no device “{device[:20]}”; {devices[0]} is used.")
+        device = devices[0]
+    return View(a, b, corpus, device, _params(module, query, notices), _views(query), tuple(notices), refused)
+
+
+def whole(text: str, a: str) -> str:
+    """`~drop_layers:blocks=3` is short for A followed by that step."""
+    return a + text if text.startswith("~") else text
+
+
+def requests(module_name: str, view: View) -> tuple[run.Request, ...]:
+    return run.requests(module_name, view.a, view.b, view.corpus, view.params, view.device)
+
+
+def differences(module: ModuleType, old: View, new: View) -> str:
+    """What the figures of `old` were made from where it differs from `new`: "128 sequences, spans up to 12"."""
+    parts = []
+    if old.a != new.a:
+        parts.append(f"A {old.a}")
+    if old.b != new.b:
+        parts.append(f"B {old.b}" if old.b else "A alone")
+    if old.corpus != new.corpus:
+        parts += _corpus_differences(old.corpus_spec, new.corpus_spec)
+    if old.device != new.device:
+        parts.append(old.device)
+    for f, _ in fields_of(module.Params):
+        was, now = (v.params.get(f.name, f.default) for v in (old, new))
+        if was != now and not f.metadata.get("display"):
+            parts.append(f"{f.metadata.get('label', f.name)} {write_value(was)}")
+    return ", ".join(parts)
+
+
+def with_slice(corpus: str, **changes) -> str:
+    return replace(parse_corpus(corpus), **changes).written
+
+
+def _corpus_differences(old: Corpus, new: Corpus) -> list[str]:
+    if old.source != new.source:
+        return [old.written]
+    if old.n_sequences != new.n_sequences:
+        return [f"{old.n_sequences:,} sequences"]
+    return [old.written]
+
+
+def _variant(text: str, name: str, refused: dict[str, Refused]) -> str:
+    try:
+        v = operators.parse(text) if not text.startswith("v/") else run.variant(text)
+        return run.keep_recipe(v)
+    except Refused as error:
+        refused[name] = error
+        return text
+
+
+def _params(module: ModuleType, query: Mapping[str, str], notices: list[str]) -> dict[str, Any]:
+    known = {f.name: f for f, _ in fields_of(module.Params)}
+    values = {}
+    for name in query:
+        if name in SUBJECT or name in IGNORED or name.startswith(VIEW):
+            continue
+        try:
+            value = getattr(read_params(module.Params, {name: query[name]}), name)
+        except Refused as error:
+            kept = f" {name} = {write_value(known[name].default)} is used." if name in known else " It was left out."
+            notices.append(f"{error}{kept}")
+        else:
+            if value != known[name].default:
+                values[name] = value
+    return values
+
+
+def _views(query: Mapping[str, str]) -> dict[str, str]:
+    return {name.removeprefix(VIEW): value for name, value in query.items() if name.startswith(VIEW)}
