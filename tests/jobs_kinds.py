@@ -120,7 +120,7 @@ def train(spec, progress, after_step=lambda i: None) -> str:
         while i in spec.get("halt", ()) and not (home() / f"pass-{i}").exists():
             progress.step(i + 1, 20, "halted")
             time.sleep(0.01)
-    store, key = Store(home() / "store"), fingerprint("train", spec.get("seed", 0))
+    store, key = Store(home() / "store"), fingerprint("train", spec.get("name"))
     arrays = {**model.state_dict(), **{f"{name}.moment{k}": m for name, pair in moments.items() for k, m in enumerate(pair)}}
     store.put(key, arrays={**arrays, "random": torch.get_rng_state()}, record={"kind": "train", "losses": losses})
     return key
