@@ -1,10 +1,13 @@
-"""Comparison on a GPU: one program per token reads both rows of logits once, with running maxima."""
+"""Comparison on a GPU: a program reads 8 tokens' rows of both logits once, with running maxima."""
 
 from __future__ import annotations
 
 import torch
 
 from kernels.triton_kernels import launch_device, tl, triton
+
+TOKENS = 8
+LOWEST = -3.0e38  # stands for the logits past the vocabulary's end; finite, so that differences of two stay numbers
 
 
 @triton.jit
@@ -13,49 +16,49 @@ def _compare(
     targets,  # [n] int64
     keep,  # [n] uint8; not read when HAS_KEEP is false
     out,  # [n, 4] float32: KL, agreement, log p_a(target), log p_b(target); not written where a token is not kept
-    v, a_stride, b_stride,
-    HAS_KEEP: tl.constexpr, PIECE: tl.constexpr,
+    n, v, a_stride, b_stride, lowest,
+    HAS_KEEP: tl.constexpr, TOKENS: tl.constexpr, PIECE: tl.constexpr,
 ):
-    token = tl.program_id(0).to(tl.int64)
-    counted = True
+    token = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
+    counted = token < n
     if HAS_KEEP:
-        counted = tl.load(keep + token) != 0
-    if counted:
-        top_a = -float("inf")
-        top_b = -float("inf")
-        first_a = 0
-        first_b = 0
-        sum_a = 0.0
-        sum_b = 0.0
-        cross = 0.0  # Σ exp(a − top_a) (a − b)
-        for lo in range(0, v, PIECE):
-            index = lo + tl.arange(0, PIECE)
-            inside = index < v
-            p = tl.load(a + token * a_stride + index, mask=inside, other=-float("inf")).to(tl.float32)
-            q = tl.load(b + token * b_stride + index, mask=inside, other=-float("inf")).to(tl.float32)
-            piece_a = tl.max(p, axis=0)
-            piece_b = tl.max(q, axis=0)
-            if piece_a > top_a:
-                first_a = lo + tl.argmax(p, axis=0, tie_break_left=True)
-            if piece_b > top_b:
-                first_b = lo + tl.argmax(q, axis=0, tie_break_left=True)
-            new_a = tl.maximum(top_a, piece_a)
-            new_b = tl.maximum(top_b, piece_b)
-            e = tl.exp(p - new_a)
-            scale = tl.exp(top_a - new_a)
-            cross = cross * scale + tl.sum(tl.where(inside, e * (p - q), 0.0), axis=0)
-            sum_a = sum_a * scale + tl.sum(e, axis=0)
-            sum_b = sum_b * tl.exp(top_b - new_b) + tl.sum(tl.exp(q - new_b), axis=0)
-            top_a = new_a
-            top_b = new_b
-        norm_a = top_a + tl.log(sum_a)
-        norm_b = top_b + tl.log(sum_b)
-        tl.store(out + token * 4, cross / sum_a - (norm_a - norm_b))
-        tl.store(out + token * 4 + 1, (first_a == first_b).to(tl.float32))
-        target = tl.load(targets + token)
-        if target >= 0:
-            tl.store(out + token * 4 + 2, tl.load(a + token * a_stride + target).to(tl.float32) - norm_a)
-            tl.store(out + token * 4 + 3, tl.load(b + token * b_stride + target).to(tl.float32) - norm_b)
+        counted = counted & (tl.load(keep + token, mask=counted, other=0) != 0)
+    top_a = tl.zeros([TOKENS], tl.float32) + lowest
+    top_b = tl.zeros([TOKENS], tl.float32) + lowest
+    first_a = tl.zeros([TOKENS], tl.int32)
+    first_b = tl.zeros([TOKENS], tl.int32)
+    sum_a = tl.zeros([TOKENS], tl.float32)
+    sum_b = tl.zeros([TOKENS], tl.float32)
+    cross = tl.zeros([TOKENS], tl.float32)  # Σ exp(a − top_a) (a − b)
+    for lo in range(0, v, PIECE):
+        index = lo + tl.arange(0, PIECE)
+        mask = counted[:, None] & (index < v)[None, :]
+        p = tl.where(mask, tl.load(a + token[:, None] * a_stride + index[None, :], mask=mask, other=0.0).to(tl.float32), lowest)
+        q = tl.where(mask, tl.load(b + token[:, None] * b_stride + index[None, :], mask=mask, other=0.0).to(tl.float32), lowest)
+        piece_a = tl.max(p, axis=1)
+        piece_b = tl.max(q, axis=1)
+        first_a = tl.where(piece_a > top_a, lo + tl.argmax(p, axis=1, tie_break_left=True), first_a)
+        first_b = tl.where(piece_b > top_b, lo + tl.argmax(q, axis=1, tie_break_left=True), first_b)
+        new_a = tl.maximum(top_a, piece_a)
+        new_b = tl.maximum(top_b, piece_b)
+        e = tl.where(mask, tl.exp(p - new_a[:, None]), 0.0)
+        f = tl.where(mask, tl.exp(q - new_b[:, None]), 0.0)
+        scale = tl.exp(top_a - new_a)
+        cross = cross * scale + tl.sum(e * (p - q), axis=1)
+        sum_a = sum_a * scale + tl.sum(e, axis=1)
+        sum_b = sum_b * tl.exp(top_b - new_b) + tl.sum(f, axis=1)
+        top_a = new_a
+        top_b = new_b
+    log_a = tl.log(sum_a)  # the maximum stays apart: added, it would cost the last digits of large logits
+    log_b = tl.log(sum_b)
+    tl.store(out + token * 4, cross / sum_a - (top_a - top_b) - (log_a - log_b), mask=counted)
+    tl.store(out + token * 4 + 1, (first_a == first_b).to(tl.float32), mask=counted)
+    target = tl.load(targets + token, mask=counted, other=-1)
+    known = counted & (target >= 0)
+    chosen_a = tl.load(a + token * a_stride + target, mask=known, other=0.0).to(tl.float32)
+    chosen_b = tl.load(b + token * b_stride + target, mask=known, other=0.0).to(tl.float32)
+    tl.store(out + token * 4 + 2, (chosen_a - top_a) - log_a, mask=known)
+    tl.store(out + token * 4 + 3, (chosen_b - top_b) - log_b, mask=known)
 
 
 def compare(a: torch.Tensor, b: torch.Tensor, targets: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
@@ -66,5 +69,8 @@ def compare(a: torch.Tensor, b: torch.Tensor, targets: torch.Tensor, keep: torch
     mask = a if keep is None else keep.view(torch.uint8)
     if n:
         with launch_device(a):
-            _compare[(n,)](a, b, targets.contiguous(), mask, out, v, a.stride(0), b.stride(0), HAS_KEEP=keep is not None, PIECE=1024)
+            _compare[(triton.cdiv(n, TOKENS),)](
+                a, b, targets.contiguous(), mask, out, n, v, a.stride(0), b.stride(0), LOWEST,
+                HAS_KEEP=keep is not None, TOKENS=TOKENS, PIECE=256,
+            )
     return out.to(torch.float64)
