@@ -63,6 +63,8 @@ def resolve(source: str, home: Path, revision: str | None = None, demo: Path | N
         raise Refused(f"“{name[:80]}” is not a model's name; expected demo/<name>, shelf/<name> or owner/name of a hub.")
     if parts[0] == "shelf":
         entry = shelf_module.find(parts[1], home)
+        if not entry.runnable:
+            raise Refused(f"{name} can be inspected but not run. {entry.why}")
         if not Path(entry.path).is_dir():
             raise Refused(f"The folder of {name} is gone ({entry.title}). Put it back, or register its new place.")
         checkpoint = _read(name, Path(entry.path), entry.kind, home)

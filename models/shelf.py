@@ -39,6 +39,8 @@ class ShelfEntry:
     created: float = 0.0
     expires: float | None = None
     n_bytes: int = 0
+    runnable: bool = True
+    why: str = ""  # the sentence where it can be inspected but not run
 
     @property
     def alias(self) -> str:
@@ -55,6 +57,11 @@ def shelf(home: Path, user: str = "", demo: Path | None = None) -> list[ShelfEnt
     now = time.time()
     own = [e for e in _entries(home).values() if may_use(e, user) and (e.expires is None or e.expires > now)]
     return demo_models(demo) + sorted(own, key=lambda e: -e.created)
+
+
+def owned(home: Path, owner: str) -> list[ShelfEntry]:
+    """All entries of one owner, expired ones too (they take room until swept)."""
+    return [entry for entry in _entries(home).values() if entry.owner == owner]
 
 
 def demo_models(demo: Path | None = None) -> list[ShelfEntry]:
