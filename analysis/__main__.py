@@ -2,7 +2,7 @@
 
     python -m analysis --list
     python -m analysis NAME MODEL [--against MODEL] [--corpus CORPUS] [--set param=value …] [--out DIR]
-                       [--device cpu] [--formats html,svg,…] [--size 89mm] [--recipes provenance.json]
+                       [--device cpu] [--formats html,svg,…] [--size 183mm] [--recipes provenance.json]
 
 MODEL is a written variant (demo/storyteller-a~drop_layers:blocks=3), a hub id, or a folder; CORPUS a written corpus or a text
 file. Writes DIR/figures, DIR/data, answer.md, captions.md, provenance.json and REPRODUCE.txt. Results come from the store when
@@ -43,7 +43,7 @@ def options() -> Options:
     parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: out/NAME)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or mps (default: cpu)")
     parser.add_argument("--formats", help="of pdf,svg,png,html,csv,parquet (default: all that can be drawn here)")
-    parser.add_argument("--size", default="89mm", help="of PDF, SVG and PNG: 89mm, 183mm or slide (default: 89mm)")
+    parser.add_argument("--size", default="auto", help="of PDF, SVG and PNG: 89mm, 183mm or slide (default: 89mm, 183mm for wide figures)")
     parser.add_argument("--recipes", type=Path, metavar="FILE", help="a bundle or its provenance.json, for models written v/…")
     return parser
 
@@ -103,7 +103,8 @@ def formats_wanted(formats: str | None, size: str):
     from analysis.bundle import Wanted
     from export import files, sizes
 
-    sizes.size(size)
+    if size != "auto":
+        sizes.size(size)
     if formats is None:
         here = Wanted(Wanted.here().formats, size)
         if reason := files.unavailable("pdf"):

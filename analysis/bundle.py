@@ -16,6 +16,7 @@ import analysis
 from analysis import run
 from analysis.contract import Figure, Headline, Run
 from export import files
+from export.sizes import Size, own_size
 from export.sizes import size as size_named
 from models.progress import Quiet
 from models.refusal import Refused
@@ -29,10 +30,13 @@ ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same contents give the same archive
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which files of each figure; the default is all that can be drawn here."""
+    """Which files of each figure, and the printed size; "auto" is one column of a page, two for a wide card."""
 
     formats: tuple[str, ...] = files.FORMATS
-    size: str = "89mm"
+    size: str = "auto"
+
+    def size_of(self, figure: Figure) -> Size:
+        return own_size(figure.wide) if self.size == "auto" else size_named(self.size)
 
     @staticmethod
     def here() -> Wanted:
@@ -54,14 +58,15 @@ def contents(requests: tuple[run.Request, ...], runs: list[Run], figures: list[F
     A figure that cannot be drawn is left out and captions.md says why.
     """
     wanted, progress = wanted or Wanted.here(), progress or Quiet()
-    size_named(wanted.size)
     lost: list[str] = []
     views = [(figure, view) for figure in figures for view in figure.views]
     for i, (figure, view) in enumerate(views):
         progress.step(i, len(views), f"drawing {figure.name}")
-        yield from _figure(figure, view, wanted, lost)
+        yield from _drawn(figure, view, wanted, lost)
     progress.step(len(views), len(views), "drawn")
     for figure in figures:
+        if "html" in wanted.formats:
+            yield f"figures/{files.file_name(figure, '', 'html')}", files.html_page(figure, "")
         for format in ("parquet", "csv"):
             if format in wanted.formats:
                 yield f"data/{files.file_name(figure, '', format)}", files.figure_file(figure, "", format)
@@ -71,18 +76,16 @@ def contents(requests: tuple[run.Request, ...], runs: list[Run], figures: list[F
     yield "REPRODUCE.txt", reproduce(requests, runs).encode()
 
 
-def _figure(figure: Figure, view: str, wanted: Wanted, lost: list[str]) -> Iterator[tuple[str, bytes]]:
-    drawn = tuple(f for f in files.DRAWN if f in wanted.formats)
-    made = {}
-    if drawn:
+def _drawn(figure: Figure, view: str, wanted: Wanted, lost: list[str]) -> Iterator[tuple[str, bytes]]:
+    formats = tuple(f for f in files.DRAWN if f in wanted.formats)
+    if formats:
         try:
-            made = files.drawn_files(figure, view, drawn, size_named(wanted.size))
+            made = files.drawn_files(figure, view, formats, wanted.size_of(figure))
         except Refused as refused:
-            lost.append(f"{files.file_name(figure, view, drawn[0])}: {refused}")
-    if "html" in wanted.formats:
-        made["html"] = files.html_page(figure, view)
-    for format, data in made.items():
-        yield f"figures/{files.file_name(figure, view, format)}", data
+            lost.append(f"{files.file_name(figure, view, formats[0])}: {refused}")
+            return
+        for format, data in made.items():
+            yield f"figures/{files.file_name(figure, view, format)}", data
 
 
 def provenance(requests: tuple[run.Request, ...], runs: list[Run]) -> dict:
@@ -144,7 +147,7 @@ def captions(figures: list[Figure], wanted: Wanted, lost: list[str]) -> str:
     """Each figure's caption text for a paper, the sentence read off it, and its description for those who cannot see it."""
     lines = ["# Captions", ""]
     for figure in figures:
-        names = ", ".join(files.file_name(figure, view, format) for view in figure.views for format in (*files.DRAWN, "html") if format in wanted.formats)
+        names = ", ".join(dict.fromkeys(files.file_name(figure, view, f) for view in figure.views for f in (*files.DRAWN, "html") if f in wanted.formats))
         lines += [f"## {figure.title}", "", figure.caption, "", f"Reading: {figure.reading}", "", f"Alternative text: {figure.alt}", ""]
         lines += [*(f"Note: {note}" for note in notes(figure, wanted)), f"Files: {names}", ""]
     if lost:
@@ -158,4 +161,4 @@ def notes(figure: Figure, wanted: Wanted) -> list[str]:
 
     if not set(files.DRAWN) & set(wanted.formats):
         return []
-    return list(dict.fromkeys(note for view in figure.views for note in draw(figure, view, size_named(wanted.size)).notes))
+    return list(dict.fromkeys(note for view in figure.views for note in draw(figure, view, wanted.size_of(figure)).notes))

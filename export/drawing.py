@@ -25,12 +25,16 @@ class Drawing:
     notes: tuple[str, ...] = ()
 
 
-def view(figure: Figure, name: str, theme: Theme) -> go.Figure:
-    """One view of a card in a look. `name` may be "" for the first one."""
+def chosen(figure: Figure, name: str) -> str:
+    """The name of a view that the card has; "" stands for the first one."""
     if name and name not in figure.views:
         raise Refused(f"“{figure.title}” has no view “{str(name)[:20]}”; it has {', '.join(filter(None, figure.views)) or 'one'}.")
-    make = figure.views[name] if name in figure.views else next(iter(figure.views.values()))
-    return go.Figure(make(theme))
+    return name if name in figure.views else next(iter(figure.views))
+
+
+def view(figure: Figure, name: str, theme: Theme) -> go.Figure:
+    """One view of a card in a look."""
+    return go.Figure(figure.views[chosen(figure, name)](theme))
 
 
 def draw(figure: Figure, name: str, size: Size, theme: Theme = PRINT) -> Drawing:

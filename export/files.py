@@ -12,7 +12,7 @@ import pyarrow as pa
 from analysis.contract import Figure
 from analysis.theme import LIGHT, PRINT, Theme
 from export import browser
-from export.drawing import Drawing, draw, view
+from export.drawing import Drawing, chosen, draw, view
 from export.sizes import SIZES, Size, size
 from models.refusal import Refused
 
@@ -29,10 +29,10 @@ def unavailable(format: str) -> str:
 
 
 def file_name(figure: Figure, view: str, format: str) -> str:
-    """`spans-b-minus-a.pdf`; data files carry no view, because a figure's data is one table."""
+    """`spans-b-minus-a.pdf`; only drawn files carry the view: HTML holds all views, and a figure's data is one table."""
     words = view.replace("−", " minus ").replace("→", " to ").lower()
     slug = re.sub(r"[^a-z0-9]+", "-", words).strip("-")
-    stem = figure.name if format in ("csv", "parquet") or not slug else f"{figure.name}-{slug}"
+    stem = figure.name if format not in DRAWN or not slug else f"{figure.name}-{slug}"
     return f"{stem}.{format}"
 
 
@@ -64,22 +64,34 @@ def job(drawing: Drawing, title: str, formats: tuple[str, ...]) -> dict:
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
 <style>body{{margin:2rem auto;max-width:{width}px;padding:0 1rem;background:{page};color:{text};font:15px/1.5 'IBM Plex Sans','Helvetica Neue',Arial,sans-serif}}
-h1{{font-size:1.1rem;font-weight:600}} p{{max-width:46rem}}</style></head>
-<body><figure style="margin:0"><h1>{title}</h1>
-<div role="img" aria-label="{alt}">{plot}</div>
-<figcaption><p>{reading}</p><p>{caption}</p></figcaption></figure></body></html>
+h1{{font-size:1.1rem;font-weight:600}} p{{max-width:46rem}} label{{margin-right:1rem}}</style></head>
+<body><figure style="margin:0"><h1>{title}</h1><form>{choices}</form>
+<div id="plot" role="img" aria-label="{alt}"></div>
+<figcaption><p>{reading}</p><p>{caption}</p></figcaption></figure>
+<script>{plotly}</script>
+<script>const views = {views};
+const show = i => Plotly.react("plot", views[i].data, views[i].layout, {{displaylogo: false, responsive: true}});
+document.querySelectorAll("input").forEach(choice => choice.onchange = () => show(choice.value));
+show({first});</script></body></html>
 """
 
 
 def html_page(figure: Figure, name: str, theme: Theme = LIGHT) -> bytes:
-    """The interactive figure in one file that needs no network: plotly.js is inside."""
-    import plotly.io
+    """The interactive figure, all its views, in one file that needs no network: plotly.js is inside. Opens at view `name`."""
+    import plotly.offline
 
-    drawn = view(figure, name, theme).update_layout(title=None, width=None, height=figure.height, autosize=True, paper_bgcolor=theme.page)
-    plot = plotly.io.to_html(drawn, full_html=False, include_plotlyjs=True, include_mathjax=False, div_id=figure.name,
-                             config=dict(displaylogo=False, responsive=True))
+    drawn = {each: view(figure, each, theme) for each in figure.views}
+    for plot in drawn.values():
+        plot.update_layout(title=None, width=None, height=figure.height, autosize=True, paper_bgcolor=theme.page)
+    first = list(figure.views).index(chosen(figure, name))
+    checked = lambda i: " checked" if i == first else ""
+    choices = [f'<label><input type="radio" name="view" value="{i}"{checked(i)}> {html.escape(each)}</label>' for i, each in enumerate(drawn)]
     words = {key: html.escape(value) for key, value in dict(title=figure.title, alt=figure.alt, reading=figure.reading, caption=figure.caption).items()}
-    return PAGE.format(plot=plot, width=1090 if figure.wide else 760, page=theme.page, text=theme.text, **words).encode()
+    return PAGE.format(
+        plotly=plotly.offline.get_plotlyjs(), first=first, choices="".join(choices) if len(drawn) > 1 else "",
+        views=f"[{','.join(plot.to_json() for plot in drawn.values())}]".replace("<", "\\u003c"),
+        width=1090 if figure.wide else 760, page=theme.page, text=theme.text, **words,
+    ).encode()
 
 
 def csv_bytes(table: pa.Table) -> bytes:

@@ -136,7 +136,7 @@ def test_without_chromium_html_and_data_remain(monkeypatch):
     assert "apt install chromium" in files.unavailable("pdf") and not files.unavailable("html") and not files.unavailable("csv")
     with pytest.raises(Refused, match="apt install chromium"):
         browser.Browser().draw({})
-    assert b"Plotly.newPlot" in files.figure_file(REDUNDANCY, "", "html")
+    assert b"Plotly.react" in files.figure_file(REDUNDANCY, "", "html")
 
 
 def test_a_named_browser_that_is_not_there_is_not_replaced(monkeypatch):
@@ -149,6 +149,7 @@ def test_html_needs_no_network():
         text = files.html_page(SPANS, "B − A", theme).decode()
         assert not re.search(r"<(script|link|img|iframe)[^>]*\s(src|href)\s*=\s*[\"']?(https?:)?//", text, re.I)
         assert text.count("<script") == text.count("</script>") and "cdn.plot.ly" not in re.sub(r"<script.*?</script>", "", text, flags=re.S)
+        assert all(f"> {view}</label>" in text for view in SPANS.views) and 'value="2" checked' in text and "show(2)" in text
         assert "A caption with numbers" in text and 'aria-label="What is seen."' in text and theme.page in text
 
 
@@ -208,13 +209,14 @@ def test_heights_follow_the_card():
     assert page(column, 344).height_mm / 89 == pytest.approx(344 / 520)
     flat = page(column, 344, wide=True)
     assert flat.height_px == pytest.approx(0.75 * 344)  # not squeezed until rows of labels collide
+    assert flat.width_px / page(column, 344).width_px == pytest.approx(7 / 5.5)  # panels side by side get smaller text
     assert page(column, 2000).height_mm == pytest.approx(89 * 1.3)
     slide = page(SIZES["slide"], 344)
     assert (slide.width_mm / 25.4, slide.height_mm / 25.4) == pytest.approx((13.333, 7.5))
 
 
 def test_names_and_unknown_words():
-    assert files.file_name(SPANS, "B − A", "pdf") == "spans-b-minus-a.pdf" and files.file_name(SPANS, "B", "csv") == "spans.csv"
+    assert files.file_name(SPANS, "B − A", "pdf") == "spans-b-minus-a.pdf" and files.file_name(SPANS, "B", "html") == "spans.html" and files.file_name(SPANS, "B", "csv") == "spans.csv"
     for call, said in ((lambda: size("90mm"), "not a size"), (lambda: files.figure_file(SPANS, "", "gif"), "not a format"),
                        (lambda: files.figure_file(SPANS, "C", "html"), "has no view “C”; it has A, B, B − A")):
         with pytest.raises(Refused, match=said):

@@ -25,7 +25,7 @@ def draw(figure: Figure, view: str, stem: str) -> None:
         f"{stem}-{files.file_name(figure, view, fmt)}", files.MIME[fmt], type="primary", icon=":material/download:", key=f"export_{figure.name}",
         on_click="ignore", width="stretch",
     )
-    st.caption(reason or f"Light colours, {SIZES[size].text_pt:g} pt text at this width, no title inside.")
+    st.caption(reason or f"Light colours, {SIZES[size].points(figure.wide):g} pt text at this width, no title inside.")
 
 
 def bundle_button(requests, runs, figures: list[Figure], name: str) -> None:
