@@ -21,11 +21,16 @@ from models.corpus import parse as parse_corpus
 from models.params import key_params, read_params
 from models.refusal import Refused
 from models.variant import Step, Variant, parse as parse_grammar
-from operators import drop_layers
+from operators import drop_layers, gptq, low_rank, magnitude, round_to_nearest, share_blocks, slice_gpt, sparsegpt, split_quant, wanda
 
 CALIBRATION = "demo/mixed:train:64x128"  # where a recipe names no text
 
-OPERATORS = {module.__name__.rpartition(".")[2]: module for module in (drop_layers,)}
+OPERATORS = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (drop_layers, share_blocks, magnitude, wanda, sparsegpt, low_rank, slice_gpt, round_to_nearest, gptq, split_quant)
+}
+
+PRUNES, QUANTISES = ("magnitude", "wanda", "sparsegpt"), ("round_to_nearest", "gptq", "split_quant")
 
 
 def parse(text: str) -> Variant:
@@ -35,7 +40,52 @@ def parse(text: str) -> Variant:
 
 def canonical(variant: Variant) -> Variant:
     steps = tuple(_checked(step) for step in variant.steps)
+    refuse_order(steps)
     return replace(variant, steps=steps, parents=tuple(canonical(p) for p in variant.parents))
+
+
+def refuse_order(steps: tuple[Step, ...]) -> None:
+    """Refuses a recipe in which a step destroys what an earlier one stored; steps on different matrices never meet."""
+    for i, later in enumerate(steps):
+        for earlier in steps[:i]:
+            reason = _conflict(earlier, later)
+            if reason:
+                raise Refused(f"{later.operator} after {earlier.operator} makes no sense: {reason}.")
+
+
+def _conflict(earlier: Step, later: Step) -> str | None:
+    """Why `later` undoes `earlier`, or None. The rules follow from what each family stores."""
+    first, second = earlier.operator, later.operator
+    if "drop_layers" in (first, second):
+        return None
+    if first == "slice_gpt" and second != "share_blocks":
+        return "the matrices are shown in their old basis, while a sliced model stores them in the new one; slice alone, or drop and share around it"
+    if second == "slice_gpt":
+        return "cutting the stream mixes all channels, so zeros, integer grids and thin factors are lost; slice first, without other steps on the weights"
+    if first == "share_blocks":
+        weights_only = second in ("magnitude", "round_to_nearest", "split_quant", "share_blocks") or (second == "low_rank" and _param(later, "metric") == "svd")
+        return None if weights_only else "every copy of a shared block would be given its own values by its own inputs and stop being shared; calibrate first, share last"
+    if second == "share_blocks":
+        mean = _param(later, "representative") == "mean"
+        return "the mean of compressed blocks has neither their zeros nor their grid; share the first or the centre" if mean else None
+    if {_param(earlier, "which"), _param(later, "which")} == {"attn", "mlp"}:
+        return None
+    if first == "low_rank":
+        return "it would work on the product of the two factors, which is not what is stored"
+    if second == "low_rank":
+        return "thin factors mix all weights, so no zero and no integer grid survives"
+    if first in QUANTISES and second in QUANTISES:
+        return "weights on one grid would be rounded a second time; keep one of them, or give them different matrices"
+    if first in PRUNES and second in PRUNES:
+        return "a second mask on the same matrices only hides the first; give the final sparsity to one of them"
+    if first in QUANTISES and second == "sparsegpt":
+        return "the weights that are left would move off their grid; prune first, or prune with magnitude or wanda"
+    return None
+
+
+def _param(step: Step, name: str):
+    """A parameter of a step, its default included; None where the operator has no such parameter."""
+    return getattr(read_params(OPERATORS[step.operator].Params, dict(step.params)), name, None)
 
 
 def _checked(step: Step) -> Step:
