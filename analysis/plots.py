@@ -85,7 +85,7 @@ def dots(fig: go.Figure, theme: Theme, label: str, x, y, *, low=None, high=None,
         bar = dict(type="data", symmetric=False, array=np.nan_to_num(np.asarray(high) - value), arrayminus=np.nan_to_num(value - np.asarray(low)),
                    color=theme.run(label), thickness=1.5, width=0)
         error = {f"error_{along}": bar}
-    mark = dict(symbol=symbol(label), size=size + (1 if symbol(label) == "diamond" else 0), color=theme.run(label), line=dict(width=0))
+    mark = dict(symbol=symbol(label), size=size, color=theme.run(label), line=dict(width=0))
     fig.add_trace(go.Scatter(**{**dict(x=x, y=y, mode="markers", marker=mark, xaxis=axes[0], yaxis=axes[1], name=label, customdata=custom,
                                        hovertemplate=hover + "<extra></extra>", cliponaxis=False), **error, **more}))
 

@@ -151,7 +151,7 @@ def apply(model: Model, plan: Plan) -> None:
     model.remove(frozenset([(i, "attn") for i in plan.attn] + [(i, "mlp") for i in plan.mlp]))
 
 
-def storage(plan: Plan, model: Model) -> Storage:
+def storage(model: Model, plan: Plan) -> Storage:
     """Nothing of what was removed is kept once the model is exported; `model` is the original or the variant."""
     names = {"attn": (*model.layout.attn_inputs, model.layout.attn_output)}
     names["mlp"] = tuple(n for n in model.layout.matrices() if n not in names["attn"])

@@ -37,18 +37,18 @@ __all__ = ["Params", "Result", "compute", "answer", "headlines", "figures", "cos
 TITLE = "Layer redundancy"
 QUESTION = "Which blocks does the model not need?"
 MODELS = (1, 1)
-CORPUS = "demo/stories"
+CORPUS = "demo/stories:128x128"
 
 
 @dataclass(frozen=True)
 class Params:
-    removal_sequences: int = param(64, "Sequences with measured removal", first=True, low=2, high=100_000, unit="sequences",
+    removal_sequences: int = param(32, "Sequences with measured removal", first=True, low=2, high=100_000, unit="sequences",
                                    help="The first of the corpus; the similarities always use all of it.")
     remove: Literal["everything", "blocks", "nothing"] = param(
         "everything", "Removed one at a time", first=True, help="Blocks, attention and MLP; every removal is a run of the model from there on.")
     tokens: Literal["all", "after-first"] = param(
         "all", "Tokens", first=True, display=True, help="First tokens carry huge activations in many models.")
-    spectra_sequences: int = param(32, "Sequences with spectra", low=2, high=100_000, unit="sequences")
+    spectra_sequences: int = param(16, "Sequences with spectra", low=2, high=100_000, unit="sequences")
     cka_batch: int = param(256, "Tokens in a CKA minibatch", low=8, high=4096, unit="tokens")
     resamples: int = param(2000, "Bootstrap resamples", low=100, high=100_000)
     seed: int = param(0, "Seed of the resampling", low=0, high=10**9)
