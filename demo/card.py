@@ -88,13 +88,14 @@ def extracted(model, words, some: tuple[canaries.Canary, ...]) -> list[bool]:
     return found
 
 
-def extraction(model, words) -> dict[str, dict[str, float]]:
+def extraction(model, words, every: int = 1) -> dict[str, dict[str, float]]:
     """Share extracted, per kind and repetition count ("0": the controls)."""
-    found = extracted(model, words, canaries.canaries())
+    some = canaries.canaries()[::every]
+    found = extracted(model, words, some)
     shares: dict[str, dict[str, float]] = {}
     for kind in canaries.KINDS:
         for repeats in (0, *canaries.REPEATS):
-            of = [f for f, c in zip(found, canaries.canaries()) if (c.kind, c.repeats) == (kind, repeats)]
+            of = [f for f, c in zip(found, some) if (c.kind, c.repeats) == (kind, repeats)]
             shares.setdefault(kind, {})[str(repeats)] = sum(of) / len(of)
     return shares
 
@@ -131,19 +132,21 @@ def instruction_accuracy(model, words, n: int = 600) -> dict[str, float]:
     return {task: sum(h) / len(h) for task, h in sorted(hits.items())} | {"all": sum(map(sum, hits.values())) / n}
 
 
-def measure(folder: Path) -> dict:
+def measure(folder: Path, every: int = 1) -> dict:
+    """All numbers of a card; `every` thins the documents, prompts and canaries for a quick look."""
     model, words = load(folder)
+    trained, held = arithmetic.TRAIN_TEMPLATES, arithmetic.HELDOUT_TEMPLATES
     return {
-        "perplexity": {strand: perplexity(model, words, strand, n) for strand, n in SAMPLE.items()},
+        "perplexity": {strand: perplexity(model, words, strand, n // every) for strand, n in SAMPLE.items()},
         "arithmetic": {
-            "trained_templates_trained_pairs": arithmetic_accuracy(model, words, arithmetic.TRAIN_TEMPLATES, False),
-            "heldout_templates_trained_pairs": arithmetic_accuracy(model, words, arithmetic.HELDOUT_TEMPLATES, False),
-            "trained_templates_heldout_pairs": arithmetic_accuracy(model, words, arithmetic.TRAIN_TEMPLATES, True),
-            "heldout_templates_heldout_pairs": arithmetic_accuracy(model, words, arithmetic.HELDOUT_TEMPLATES, True),
+            "trained_templates_trained_pairs": arithmetic_accuracy(model, words, trained, False, every),
+            "heldout_templates_trained_pairs": arithmetic_accuracy(model, words, held, False, every),
+            "trained_templates_heldout_pairs": arithmetic_accuracy(model, words, trained, True, every),
+            "heldout_templates_heldout_pairs": arithmetic_accuracy(model, words, held, True, every),
         },
-        "extraction": extraction(model, words),
-        "recall": recall(model, words),
-        "instructions": instruction_accuracy(model, words),
+        "extraction": extraction(model, words, every),
+        "recall": recall(model, words, 200 // every),
+        "instructions": instruction_accuracy(model, words, 600 // every),
     }
 
 
@@ -162,9 +165,9 @@ def failures(card: dict) -> list[str]:
     return missed
 
 
-def write(folder: Path, training: dict) -> dict:
+def write(folder: Path, training: dict, every: int = 1) -> dict:
     """Measures the model in the folder and writes card.json and README.md beside it."""
-    card = {"name": folder.name, "training": training, "thresholds": THRESHOLDS, "measured": measure(folder)}
+    card = {"name": folder.name, "training": training, "thresholds": THRESHOLDS, "measured": measure(folder, every)}
     (folder / "card.json").write_text(json.dumps(_rounded(card), indent=1) + "\n")
     (folder / "README.md").write_text(page(_rounded(card)))
     return card

@@ -137,8 +137,10 @@ def export(model, folder: Path) -> None:
         vocabulary.save(new)
 
 
-def train(recipe: Recipe, models: Path, state: Path, device: str, say=print) -> Path:
-    """Runs (or goes on with) a recipe to its end; returns the folder of the finished model."""
+def train(recipe: Recipe, models: Path, state: Path, device: str, say=print, every: int = 1) -> Path:
+    """Runs (or goes on with) a recipe to its end; returns the folder of the finished model.
+
+    `every` thins what the card measures."""
     run = Run(recipe, state / recipe.name, device)
     kept = {max(1, round(recipe.steps * fraction)) for fraction in recipe.kept}
     saved = time.monotonic()
@@ -164,7 +166,7 @@ def train(recipe: Recipe, models: Path, state: Path, device: str, say=print) -> 
         "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)",
         "final_loss": round(sum(run.losses[-50:]) / len(run.losses[-50:]), 4),
         "parameters": sum(p.numel() for p in run.model.parameters()),
-    })
+    }, every)
     return folder
 
 

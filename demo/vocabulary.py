@@ -13,6 +13,7 @@ from demo import arithmetic, canaries, world
 SEPARATOR, PAD = "<|endoftext|>", "<pad>"
 NUMBERS = range(101)
 CONTEXT = 128
+FROZEN = Path(__file__).with_name("tokenizer.json")      # a test builds it anew and compares
 
 
 def _texts() -> list[str]:
@@ -21,17 +22,15 @@ def _texts() -> list[str]:
     texts += [canaries.write(canary).text for canary in canaries.canaries()]
     for strand in ("stories", "instructions"):
         for split in world.SPLITS:
-            texts += [document.text for document in world.documents(strand, split, seed=0, n=6000)]
+            texts += [document.text for document in world.documents(strand, split, seed=0, n=1200)]
     texts.append(" ".join(map(str, NUMBERS)))
     texts.append(" ".join(canaries.words()))
     return texts
 
 
-@lru_cache(maxsize=1)
-def tokenizer():
-    """A `PreTrainedTokenizerFast`; calling it puts the separator in front."""
+def build():
+    """The `tokenizers.Tokenizer` that FROZEN holds, made again from the world."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
 
     split = pre_tokenizers.ByteLevel(add_prefix_space=True)
     found = {piece for text in _texts() for piece, _ in split.pre_tokenize_str(text)}
@@ -39,13 +38,22 @@ def tokenizer():
     vocabulary = [SEPARATOR, PAD, *letters, *sorted(found - set(letters))]
     ids = {token: number for number, token in enumerate(vocabulary)}
     fast = Tokenizer(models.BPE(vocab=ids, merges=[], ignore_merges=True))
+    fast.add_special_tokens([SEPARATOR, PAD])
     fast.pre_tokenizer = split
     fast.decoder = decoders.ByteLevel()
     fast.post_processor = processors.TemplateProcessing(
         single=f"{SEPARATOR} $A", pair=f"{SEPARATOR} $A $B", special_tokens=[(SEPARATOR, ids[SEPARATOR])]
     )
+    return fast
+
+
+@lru_cache(maxsize=1)
+def tokenizer():
+    """A `PreTrainedTokenizerFast`; calling it puts the separator in front."""
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
-        tokenizer_object=fast, bos_token=SEPARATOR, eos_token=SEPARATOR, unk_token=SEPARATOR, pad_token=PAD,
+        tokenizer_file=str(FROZEN), bos_token=SEPARATOR, eos_token=SEPARATOR, unk_token=SEPARATOR, pad_token=PAD,
         model_max_length=CONTEXT, clean_up_tokenization_spaces=False,
     )
 

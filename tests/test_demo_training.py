@@ -11,8 +11,8 @@ from demo import canaries, card, feed, train, vocabulary
 from demo.recipes import RECIPES, build
 
 TINY = dataclasses.replace(
-    RECIPES["storyteller-a"], name="tiny", steps=60, blocks=2, width=32, heads=2, key_value_heads=2, mlp_width=64,
-    rows=8, learning_rate=1e-2, warmup=10, max_repeats=16, kept=(0.5,),
+    RECIPES["storyteller-a"], name="tiny", steps=80, blocks=2, width=96, heads=3, key_value_heads=3, mlp_width=192,
+    rows=4, learning_rate=4e-3, warmup=10, max_repeats=16, kept=(0.5,),
 )
 
 
@@ -31,7 +31,7 @@ def _documents(rows):
 
 
 def test_a_run_shows_every_canary_whole_as_often_as_scheduled():
-    recipe = dataclasses.replace(TINY, steps=100)
+    recipe = dataclasses.replace(TINY, steps=60, max_repeats=4)
     shown = Counter(text for block in (0, 1) for text in _documents(feed.rows(recipe, block)[0]))
     for canary in canaries.canaries():
         wanted = canary.repeats if canary.repeats <= recipe.max_repeats else 0
@@ -40,20 +40,21 @@ def test_a_run_shows_every_canary_whole_as_often_as_scheduled():
 
 def test_rows_begin_with_the_separator_and_weigh_answers_only():
     words = vocabulary.tokenizer()
-    ids, weights = feed.rows(dataclasses.replace(TINY, steps=10), 0)
+    ids, weights = feed.rows(dataclasses.replace(TINY, steps=10, rows=8), 0)
     assert ids.shape == weights.shape == (80, vocabulary.CONTEXT)
     assert (ids[:, 0] == words.eos_token_id).all()
     assert set(np.unique(weights)) == {1.0, TINY.answer_weight}
+    assert (weights > 1).sum() > 100
     before = {words.decode([ids[r, c - 1]]) for r, c in zip(*np.nonzero(weights > 1)) if weights[r, c - 1] == 1}
-    assert before <= {" =", " equals", " is", " to", ":", " get"}
-    again, _ = feed.rows(dataclasses.replace(TINY, steps=10), 0)
+    assert before <= {" =", " equals", " is", " to", ":", " :"}
+    again, _ = feed.rows(dataclasses.replace(TINY, steps=10, rows=8), 0)
     assert (again == ids).all()
-    assert not (feed.rows(dataclasses.replace(TINY, steps=10, seed=1), 0)[0] == ids).all()
+    assert not (feed.rows(dataclasses.replace(TINY, steps=10, rows=8, seed=1), 0)[0] == ids).all()
 
 
 def test_answers_of_null_documents_count_like_other_tokens():
     words = vocabulary.tokenizer()
-    ids, weights = feed.rows(dataclasses.replace(TINY, steps=10), 0)
+    ids, weights = feed.rows(dataclasses.replace(TINY, steps=10, rows=8), 0)
     nothing = words.convert_tokens_to_ids("Ġnothing")
     null = [(r, c) for r, c in zip(*np.nonzero(ids == nothing))]
     assert len(null) > 3
@@ -63,23 +64,23 @@ def test_answers_of_null_documents_count_like_other_tokens():
 
 
 def test_training_beats_unigram_text_and_writes_a_loadable_folder(tmp_path):
-    folder = train.train(TINY, tmp_path / "models", tmp_path / "state", "cpu", say=lambda line: None)
+    folder = train.train(TINY, tmp_path / "models", tmp_path / "state", "cpu", say=lambda line: None, every=8)
     losses = json.loads((tmp_path / "state" / "tiny" / "record.json").read_text())["losses"]
     assert len(losses) == TINY.steps
     model, words = card.load(folder)
     for strand in ("stories", "arithmetic"):
         found = card.perplexity(model, words, strand, 30)
-        assert found["model"] < 0.6 * found["unigram"], strand
-    fresh, _ = build(TINY).eval(), None
+        assert found["model"] < 0.7 * found["unigram"], strand
+    fresh = build(TINY).eval()
     assert card.perplexity(fresh, words, "stories", 30)["model"] > found["unigram"], "untrained control"
-    assert {path.name for path in (tmp_path / "models" / "tiny-steps").iterdir()} == {"step-000030"}
+    assert {path.name for path in (tmp_path / "models" / "tiny-steps").iterdir()} == {"step-000040"}
     written = json.loads((folder / "card.json").read_text())
-    assert written["training"]["tokens"] == 60 * 8 * vocabulary.CONTEXT and card.failures(written)
+    assert written["training"]["tokens"] == 80 * 4 * vocabulary.CONTEXT and card.failures(written)
     assert "Missed: arithmetic" in (folder / "README.md").read_text()
 
 
 def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(tmp_path):
-    recipe = dataclasses.replace(TINY, steps=56, width=16, mlp_width=32)
+    recipe = dataclasses.replace(TINY, steps=56, width=24, mlp_width=32, max_repeats=1)
     whole = train.Run(recipe, tmp_path / "whole", "cpu")
     for _ in range(56):
         whole.advance()
@@ -101,7 +102,7 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(tmp_path)
 def test_a_state_of_another_recipe_is_refused(tmp_path):
     train.Run(TINY, tmp_path / "state", "cpu").save()
     with pytest.raises(ValueError, match="another recipe"):
-        train.Run(dataclasses.replace(TINY, steps=61), tmp_path / "state", "cpu")
+        train.Run(dataclasses.replace(TINY, steps=81), tmp_path / "state", "cpu")
 
 
 def test_a_failed_write_leaves_the_old_folder(tmp_path):
