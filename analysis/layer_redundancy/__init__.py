@@ -42,12 +42,12 @@ CORPUS = "demo/stories:128x128"
 
 @dataclass(frozen=True)
 class Params:
-    removal_sequences: int = param(32, "Sequences with measured removal", first=True, low=2, high=100_000, unit="sequences",
-                                   help="The first of the corpus; the similarities always use all of it.")
+    removal_sequences: int = param(32, "{} with removal", first=True, low=2, high=100_000,
+                                   help="Sequences on which removals are measured: the first of the corpus; the similarities always use all of it.")
     remove: Literal["everything", "blocks", "nothing"] = param(
-        "everything", "Removed one at a time", first=True, help="Blocks, attention and MLP; every removal is a run of the model from there on.")
+        "everything", "removing {}", first=True, help="One at a time: blocks, attention and MLP; every removal is a run of the model from there on.")
     tokens: Literal["all", "after-first"] = param(
-        "all", "Tokens", first=True, display=True, help="First tokens carry huge activations in many models.")
+        "all", "{} tokens", first=True, display=True, help="First tokens carry huge activations in many models.")
     spectra_sequences: int = param(16, "Sequences with spectra", low=2, high=100_000, unit="sequences")
     cka_batch: int = param(256, "Tokens in a CKA minibatch", low=8, high=4096, unit="tokens")
     resamples: int = param(2000, "Bootstrap resamples", low=100, high=100_000)
