@@ -14,7 +14,7 @@ import streamlit as st
 from analysis.run import home
 from jobs.lifespan import start_workers, stop_workers
 from pages import fonts
-from pages.routes import ROUTES
+from pages.routes.upload import routes
 from pages.shared import frame  # noqa: F401  what every page needs, before the first one is asked for
 
 
@@ -28,4 +28,4 @@ async def lifespan(_app):
         stop_workers(home())
 
 
-app = st.App("pages/navigation.py", routes=ROUTES, lifespan=lifespan)
+app = st.App("pages/navigation.py", routes=routes(home), lifespan=lifespan)

@@ -13,6 +13,7 @@ import streamlit as st
 
 from models.params import fields_of
 from models.variant import write_value
+from pages.shared.wording import sentence
 
 FIRST = 3  # how many parameters stand in the run bar, where none is marked
 
@@ -61,11 +62,6 @@ def bar(f, kind, value: Any, disabled: bool = False) -> None:
 def width(texts: list[str]) -> int:
     """px of a select that shows the longest of these without clipping."""
     return min(round(7.2 * max(map(len, texts))) + 46, 260)
-
-
-def sentence(label: str, text: str, unit: str = "") -> str:
-    """"spans up to" + "12"; a label that has a place for its value says where: "over {} tokens"."""
-    return label.format(text) if "{}" in label else f"{label} {text}{' ' + unit if unit else ''}"
 
 
 def folded(f, kind, value: Any, disabled: bool = False, write: Callable | None = None) -> None:

@@ -7,9 +7,9 @@ from functools import partial
 import streamlit as st
 
 from analysis.contract import Figure
-from analysis.theme import THEMES
 from export import files
 from pages.shared import controls, exporting, style
+from pages.shared.drawn import Drawn
 from pages.shared.view import VIEW
 from pages.shared.wording import plain, prose
 
@@ -18,16 +18,14 @@ PREVIEW = 100  # rows of a table that are sent to the browser; the whole is a do
 ROW = 3  # a popover's table shows this many more rows than fit before it scrolls
 
 
-def draw(figure: Figure, method: str, stem: str, stale: bool) -> None:
+def draw(page_now: Drawn, figure: Figure, method: str, stem: str, stale: bool) -> None:
     """Call inside a cell. A fragment: choosing a view or opening Export redraws this card alone."""
 
     @st.fragment
     def card() -> None:
         with st.container(key=f"{'stale' if stale else 'fresh'}_{figure.name}", gap="small"):
             view = _head(figure)
-            plot = figure.views[view](THEMES[style.theme()])
-            plot.update_layout(height=figure.height)
-            _plot(figure, plot)
+            _plot(figure, page_now.plot(figure, view, style.theme()))
             st.markdown(prose(figure.reading))
             _foot(figure, view, method, stem)
 

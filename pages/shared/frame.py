@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import ModuleType
 
 import streamlit as st
 
 import analysis
 from analysis import run
-from analysis.contract import Headline, Run, module_docs
-from models.params import read_params
-from models.refusal import NotApplicable, Refused
-from models.variant import parse as parse_variant
-from models.variant import write_value
-from pages.shared import figure_card, provenance, queue, run_bar, states, subject
+from analysis.contract import Headline, module_docs
+from models.refusal import Refused
+from pages.shared import drawn, figure_card, provenance, queue, run_bar, states, subject
 from pages.shared import view as views
+from pages.shared.drawn import Drawn
 from pages.shared.view import View
 from pages.shared.wording import NBSP, interval, number, plain, prose
 
+BESIDE = 16  # characters that fit beside a metric's chip
 CARRIED = "carried_subject"  # A, B, corpus and device go along from page to page
 
 
@@ -53,34 +51,33 @@ def _body(name: str, module: ModuleType, view: View) -> None:
 
 def _page(name: str, module: ModuleType, view: View, requests: tuple, entries: list) -> None:
     complete = all(entry is not None for entry in entries)
-    shown_view, runs = (view, _runs(requests, entries)) if complete else _last_shown(name, view)
     if complete:
         st.session_state[f"shown_{name}"] = view
-    elif not runs and run_bar.starts_by_itself(requests):
-        for request in requests:
-            queue.submit(request)
+        shown_view, page_now = view, drawn.draw(requests, entries)
+    else:
+        shown_view, page_now = _last_shown(name)
+        if page_now is None and run_bar.starts_by_itself(requests):
+            for request in requests:
+                queue.submit(request)
     _chips(module, view, [e for e in entries if e is not None])
     states.notices(view.notices)
-    try:
-        figures = module.figures(runs) if runs else []
-        if complete:
-            with st.container(key="answer"):
-                st.markdown(prose(module.answer(runs)))
-            _headlines(module.headlines(runs))
-    except NotApplicable as error:
-        states.error_card(f"{module.TITLE} does not apply here", error, "not_applicable", tag="not applicable")
-        figures = []
-    run_bar.draw(module, view, requests, entries, shown_view if runs and not complete else None)
-    if figures:
-        _cards(module, name, figures, requests, stale=not complete)
+    if complete and page_now.refused:
+        states.error_card(f"{module.TITLE} does not apply here", page_now.refused, "not_applicable", tag="not applicable")
+    elif complete:
+        with st.container(key="answer"):
+            st.markdown(prose(page_now.answer))
+        _headlines(page_now.headlines)
+    run_bar.draw(module, view, requests, entries, shown_view if page_now and not complete else None)
+    if page_now:
+        _cards(module, name, page_now, stale=not complete)
     elif not queue.settled([queue.find(r) for r in requests]):
         states.skeleton_cards()
-    elif not runs:
+    else:
         states.empty_card(what_comes(module, view), lambda: _ways_out(view, requests))
     with st.expander("Method", icon=":material/function:"):
         st.markdown(module_docs(module))
     if complete:
-        provenance.draw(module, view, requests, runs, figures)
+        provenance.draw(view, requests, page_now)
 
 
 def _carry(name: str) -> None:
@@ -90,24 +87,19 @@ def _carry(name: str) -> None:
         st.query_params.update(carried)
 
 
-def _runs(requests: tuple, entries: list) -> list[Run]:
-    labels = "AB" if len(requests) > 1 else ("A → B",) if len(requests[0].variants) > 1 else "A"
-    return [run.read(entry, request, label) for entry, request, label in zip(entries, requests, labels)]
-
-
-def _last_shown(name: str, view: View) -> tuple[View | None, list[Run]]:
+def _last_shown(name: str) -> tuple[View | None, Drawn | None]:
     """The figures of the last complete view of this session stay, marked stale, until the new ones are there."""
     shown = st.session_state.get(f"shown_{name}")
     if shown is None:
-        return None, []
+        return None, None
     try:
         requests = views.requests(name, shown)
         entries = [run.store().get(run.key(r)) for r in requests]
     except Refused:
-        return None, []
+        return None, None
     if any(entry is None for entry in entries):
-        return None, []
-    return shown, _runs(requests, entries)
+        return None, None
+    return shown, drawn.draw(requests, entries)
 
 
 def _chips(module: ModuleType, view: View, entries: list) -> None:
@@ -138,26 +130,38 @@ def _headlines(headlines: tuple[Headline, ...]) -> None:
 
 
 def _metric(h: Headline) -> None:
-    value = number(h.value) + (f"{NBSP}{h.unit}" if h.unit in ("%", "×") else "")
-    unit = "" if h.unit in ("%", "×") else h.unit
-    if h.low is not None and h.high is not None:
-        chip, beside = interval(h.low, h.high), unit or h.note
-    elif h.null:
-        chip, beside = f"null {h.null}" if not h.null.startswith("null") else h.null, h.note or unit
+    value, chip, beside, more = metric_words(h)
+    st.metric(h.label, value, chip or None, delta_color="off", delta_arrow="off", delta_description=beside or None, help=plain(more) or None)
+
+
+def metric_words(h: Headline) -> tuple[str, str, str, str]:
+    """(value, chip under it, words beside the chip, what the question mark says). Under a number stands its null, where it has
+    one, else its interval; beside the chip there is room for sixteen characters."""
+    value, unit = number(h.value), h.unit
+    if unit in ("%", "×"):
+        value, unit = f"{value}{NBSP}{unit}", ""
+    elif unit in ("ρ", "τ", "r"):
+        value, unit = f"{unit} = {value}", ""
+    between = interval(h.low, h.high) if h.low is not None and h.high is not None else ""
+    if h.null:
+        chip, beside = f"null {h.null}", unit
+    elif between and (unit or not h.note):
+        chip, beside = between, unit or h.note
+    elif between and len(h.note) <= BESIDE:
+        chip, beside = between, h.note
     else:
-        chip, beside = (unit, h.note) if unit else (h.note, "")
-    notes = [f"interval {interval(h.low, h.high)}"] if h.low is not None and h.high is not None else []
-    notes += [f"null: {h.null}"] if h.null else []
-    notes += [t for t in (h.note, {"low": "lower is better", "high": "higher is better"}.get(h.better, "")) if t]
-    st.metric(h.label, value, chip or None, delta_color="off", delta_arrow="off", delta_description=beside or None, help=plain("; ".join(notes)) or None)
+        chip, beside = unit or h.note, h.note if unit else ""
+    better = {"low": "lower is better", "high": "higher is better"}.get(h.better, "")
+    more = "; ".join(filter(None, [between and f"from {between}", h.null and f"null {h.null}", h.note, better]))
+    return value, chip, beside if len(beside) <= BESIDE else "", more
 
 
-def _cards(module: ModuleType, name: str, figures: list, requests: tuple, stale: bool) -> None:
+def _cards(module: ModuleType, name: str, page_now: Drawn, stale: bool) -> None:
     method = module_docs(module)
     with st.grid(2, min_column_width=430, gap=18, border=True, key="cards") as grid:
-        for figure in figures:
+        for figure in page_now.figures:
             with grid.cell(column_span="all" if figure.wide else 1):
-                figure_card.draw(figure, method, name, stale)
+                figure_card.draw(page_now, figure, method, name, stale)
 
 
 def what_comes(module: ModuleType, view: View) -> str:

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import time
-from types import ModuleType
 
 import streamlit as st
 
-from analysis import run
+from analysis import bundle, run
 from analysis.contract import Run
 from pages.shared import exporting
+from pages.shared.drawn import Drawn
 from pages.shared.view import View
 from pages.shared.wording import duration, plain, short_hash, short_variant
 
 
-def draw(module: ModuleType, view: View, requests: tuple[run.Request, ...], runs: list[Run], figures: list) -> None:
+def draw(view: View, requests: tuple[run.Request, ...], page_now: Drawn) -> None:
+    runs = list(page_now.runs)
     with st.container(horizontal=True, vertical_alignment="center", key="head_provenance"):
         st.markdown("##### Provenance", width="content")
         st.space("stretch")
         with st.container(key="foot_bundle", width="content"):
-            exporting.bundle_button(requests, runs, figures, f"{requests[0].analysis}-bundle.zip")
+            exporting.bundle_button(requests, runs, list(page_now.figures), f"{requests[0].analysis}-bundle.zip")
     with st.grid(4, min_column_width=180, gap=(12, 18)):
         for name, value in rows(view, runs):
             with st.container(gap=None):
                 st.caption(name)
                 st.markdown(plain(value))
-    against = requests[1] if len(requests) > 1 else None
-    st.code(run.command(requests[0], against), language=None, wrap_lines=True)
+    st.code(bundle.command(requests), language=None, wrap_lines=True)
     changed = [text for text in map(elsewhere, (r.record for r in runs)) if text]
     if changed:
         st.caption(plain(changed[0]))

@@ -11,7 +11,6 @@ from types import ModuleType
 import streamlit as st
 
 from analysis import run
-from models.params import fields_of
 from models.refusal import Refused
 from pages.shared import controls, queue, states
 from pages.shared.view import View, differences, with_slice

@@ -39,8 +39,11 @@ RULES = """
 [class*="st-key-foot_"] button {padding: 0 .55rem 0 0; min-height: 1.75rem; font-size: .867rem}
 [class*="st-key-foot_"] button p {font-size: .867rem}
 [class*="st-key-stale_"] {opacity: .38}
-[class*="st-key-head_"] {min-height: 2.2rem}
-[class*="st-key-head_"] h5 {padding: 0 0 1rem}
+[class*="st-key-head_"] {min-height: 2.6rem}
+[class*="st-key-head_"] h5 {padding: 0 0 1rem; line-height: 1.3}
+[class*="st-key-head_"] [data-testid="stButtonGroup"] button {padding: 0 .55rem; min-height: 1.75rem}
+[class*="st-key-head_"] [data-testid="stButtonGroup"] p {font-size: .867rem}
+[data-testid="stStatusWidget"] {display: none}
 """
 DARK_RULES = '[data-testid="stBaseButton-primary"], [data-testid="stBaseButton-primary"] * {color: #10151A}'
 

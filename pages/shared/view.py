@@ -18,6 +18,7 @@ from models.corpus import parse as parse_corpus
 from models.params import fields_of, read_params
 from models.refusal import Refused
 from models.variant import write_value
+from pages.shared.wording import sentence
 
 DEFAULT_MODEL = "demo/storyteller-a"
 SUBJECT = ("a", "b", "corpus", "device")
@@ -41,15 +42,6 @@ class View:
     @property
     def corpus_spec(self) -> Corpus:
         return parse_corpus(self.corpus)
-
-    def query(self, module: ModuleType) -> dict[str, str]:
-        """The shortest link that reads back as this view."""
-        out = {"a": self.a} if self.a != DEFAULT_MODEL else {}
-        out |= {"b": self.b} if self.b else {}
-        out |= {"corpus": self.corpus} if self.corpus != module.CORPUS else {}
-        out |= {"device": self.device} if self.device != "cpu" else {}
-        out |= {name: write_value(value) for name, value in self.params.items()}
-        return out | {VIEW + name: value for name, value in self.views.items()}
 
 
 def read(module: ModuleType, query: Mapping[str, str], devices: tuple[str, ...] = ("cpu",)) -> View:
@@ -96,7 +88,7 @@ def differences(module: ModuleType, old: View, new: View) -> str:
     for f, _ in fields_of(module.Params):
         was, now = (v.params.get(f.name, f.default) for v in (old, new))
         if was != now and not f.metadata.get("display"):
-            parts.append(f"{f.metadata.get('label', f.name)} {write_value(was)}")
+            parts.append(sentence(f.metadata.get("label", f.name), write_value(was), f.metadata.get("unit", "")))
     return ", ".join(parts)
 
 

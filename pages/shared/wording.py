@@ -87,3 +87,8 @@ def short_variant(written: str, beside: str | None = None) -> str:
     if beside and written.startswith(beside + "~"):
         return written[len(beside):]
     return written
+
+
+def sentence(label: str, value: str, unit: str = "") -> str:
+    """A parameter with its value: "removing {}" says where the value goes, a plain label is followed by it."""
+    return label.format(value) if "{}" in label else f"{label} {value}{' ' + unit if unit else ''}"

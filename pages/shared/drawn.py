@@ -1,0 +1,67 @@
+"""What was drawn once from a stored result, kept in this process: reruns and other people's visits reuse it.
+
+Keyed by the results' keys and the time they were computed, so "Run again" draws anew. Kept figures are read-only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import plotly.graph_objects as go
+
+import analysis
+from analysis import run
+from analysis.contract import Figure, Headline, Run
+from analysis.theme import THEMES
+from models.refusal import NotApplicable
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Words and figure cards of one complete view; `refused` where the analysis cannot say anything about these models."""
+
+    runs: tuple[Run, ...]
+    answer: str = ""
+    headlines: tuple[Headline, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    refused: NotApplicable | None = None
+
+    def plot(self, figure: Figure, view: str, theme: str) -> go.Figure:
+        return _plot(figure.views[view], figure.height, theme)
+
+
+def draw(requests: tuple[run.Request, ...], entries: list) -> Drawn:
+    """From requests and their stored entries, in the same order."""
+    return _draw(requests, tuple(Kept(entry) for entry in entries))
+
+
+class Kept:
+    """An entry that is equal to itself read again: same key, computed at the same time."""
+
+    def __init__(self, entry):
+        self.entry = entry
+        self.same = (entry.key, entry.record["computed"])
+
+    def __eq__(self, other) -> bool:
+        return self.same == other.same
+
+    def __hash__(self) -> int:
+        return hash(self.same)
+
+
+@lru_cache(maxsize=32)
+def _draw(requests: tuple[run.Request, ...], kept: tuple[Kept, ...]) -> Drawn:
+    module = analysis.load(requests[0].analysis)
+    labels = "AB" if len(requests) > 1 else ("A → B",) if len(requests[0].variants) > 1 else "A"
+    runs = [run.read(k.entry, request, label) for k, request, label in zip(kept, requests, labels)]
+    try:
+        return Drawn(tuple(runs), module.answer(runs), tuple(module.headlines(runs)), tuple(module.figures(runs)))
+    except NotApplicable as error:
+        return Drawn(tuple(runs), refused=error)
+
+
+@lru_cache(maxsize=256)
+def _plot(make, height: int, theme: str) -> go.Figure:
+    """`make` is a figure's view: the same object as long as its Drawn is kept."""
+    return make(THEMES[theme]).update_layout(height=height)
