@@ -87,7 +87,7 @@ def damage(runs, kind: int, theme: Theme, bars_only: bool = False) -> go.Figure:
         fig.update_layout(xaxis2=dict(domain=right, anchor="y", title="mean KL when removed, nats/token (log)"))
         _kl_dots(fig, theme, runs, kind)
         _marks(fig, theme, runs, kind)
-    _absent(fig, theme, runs)
+    _absent(fig, theme, runs, kind)
     plots.key(fig, theme, [run.label for run in runs])
     return fig
 
@@ -127,11 +127,11 @@ def _marks(fig: go.Figure, theme: Theme, runs, kind: int) -> None:
         plots.note(fig, theme, "lowest score", longest, a.result.blocks[lowest], ref=("x", "y"), color=theme.text, xanchor="left", xshift=8)
 
 
-def _absent(fig: go.Figure, theme: Theme, runs) -> None:
+def _absent(fig: go.Figure, theme: Theme, runs, kind: int) -> None:
     """The words “removed in B” where a bar is missing."""
     for run in runs:
         for block in gone(run):
-            others = [r.result.score[0, r.result.blocks == block, scope(r)] for r in runs if block not in gone(r)]
+            others = [r.result.score[kind, r.result.blocks == block, scope(r)] for r in runs if block not in gone(r)]
             x = float(max((np.nanmax(o, initial=0) for o in others), default=0.0))
             plots.note(fig, theme, f"removed in {run.label}", x, block, ref=("x", "y"), xanchor="left", xshift=8)
 

@@ -35,7 +35,7 @@ def spans_card(runs) -> Figure:
         "Each cell is the angle between the stream before and after a span. Outlines mark the best span of each length; look for a column they share.",
         views, tables.spans(runs),
         f"Angular distance arccos(cos)/π between the residual stream before and after each span of blocks, at the last token, mean over {a.n_sequences} sequences; "
-        "outlined: the smallest of each length. B − A: blue where the span turns the stream less in B.",
+        "outlined: the smallest of each length. B − A: blue where the span turns the stream less in B, empty where one of its ends is gone.",
         f"Triangular heat map of angular distance by first block and span length. The most similar span of {half} blocks is {first} to {last}, "
         f"at {number(a.angular[best[half], best[half] + half])}.", height=MAP_HEIGHT,
     )
@@ -226,7 +226,7 @@ def ranking(runs, by_kl: bool, theme: Theme) -> go.Figure:
     fields = [(run.result.kl if by_kl else run.result.score)[1:, :, scope(run)] for run in runs]
     every = np.concatenate([f.ravel() for f in fields])
     every = every[np.isfinite(every)]
-    top = float(np.quantile(every, 0.85)) if len(every) else 1.0
+    top = float(np.quantile(every, 0.8, method="lower")) if len(every) else 1.0
     above = bool((every > top).any())
     names, at = [], []
     for k, (run, values) in enumerate(zip(runs, fields)):
