@@ -10,19 +10,16 @@ and a changed constant is a miss.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import hashlib
-import io
 import sys
-import tokenize
-from functools import lru_cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 
+from cache.source import essence
+
 ROOTS = ("analysis", "operators", "models", "metrics", "kernels")
-DRAWING = frozenset({"figures", "answer", "headlines"})
 # A kernel's fast versions are equal to its reference by test; what they may change numerically carries kernels.VERSION.
 BESIDE_THE_REFERENCE = frozenset({"cpu", "gpu", "cases", "bench"})
 
@@ -76,6 +73,17 @@ def code_identity(module: ModuleType, roots: tuple[str, ...] = ROOTS) -> str:
     `figures`, `answer` and `headlines` of this module need is not followed. A package's `__init__` counts where something
     is imported from it, not for being a parent, so that a registry of all analyses is no part of each.
     """
+    known = _identities.get((module.__name__, roots))
+    if known is None or known[0] is not module or not _witness.unchanged(known[2]):
+        sources: dict[Path, int] = {}
+        known = _identities[module.__name__, roots] = (module, _identity(module, roots, sources), sources)
+    return known[1]
+
+
+_identities: dict[tuple, tuple] = {}  # (module name, roots) -> module, identity, what it was read from
+
+
+def _identity(module: ModuleType, roots: tuple[str, ...], sources: dict[Path, int]) -> str:
     own = module.__name__
     first_party = {*roots, own.partition(".")[0]}
     place = _place(module)
@@ -86,7 +94,7 @@ def code_identity(module: ModuleType, roots: tuple[str, ...] = ROOTS) -> str:
         if name in kept:
             continue
         path = _file(place, name)
-        text, imports = _essence(_text(path), name, path.name == "__init__.py", name == own or name.startswith(own + "."))
+        text, imports = essence(_witness.text(path, sources), name, path.name == "__init__.py", name == own or name.startswith(own + "."))
         kept[name] = text
         for choices in imports:
             found = next((c for c in choices if _file(place, c)), None) if choices[-1].partition(".")[0] in first_party else None
@@ -114,7 +122,9 @@ class _Witness:
     describe code that is not running."""
 
     def __init__(self):
-        self.texts: dict[str, str] = {}
+        self.texts: dict[Path, tuple[str, int]] = {}  # file -> its text, and a number that grows with each import of it
+        self.imports = 0
+        self._stamps: dict[Path, int] = {}  # file -> time of the version last found to mean the same as the imported one
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in WITNESSED:
@@ -125,7 +135,44 @@ class _Witness:
 
     def note(self, origin: str) -> None:
         path = Path(origin).resolve()
-        self.texts[str(path)] = path.read_text(encoding="utf-8")
+        self.imports += 1
+        self._stamps[path] = path.stat().st_mtime_ns
+        self.texts[path] = (path.read_text(encoding="utf-8"), self.imports)
+
+    def text(self, path: Path, sources: dict[Path, int]) -> str:
+        """As imported; from the disk where it has not been imported yet. `sources` notes which reading this is."""
+        if path not in self.texts:
+            sources[path] = -path.stat().st_mtime_ns
+            return path.read_text(encoding="utf-8")
+        text, sources[path] = self.texts[path]
+        return text
+
+    def outdated(self) -> bool:
+        """Whether a file has another meaning now than when it was imported. One that does not parse is being edited: not yet."""
+        for path, (text, _) in list(self.texts.items()):
+            stamp = _mtime(path)
+            if stamp and self._stamps.get(path) != stamp:
+                try:
+                    same = essence(path.read_text(encoding="utf-8"), "", False, False) == essence(text, "", False, False)
+                except (SyntaxError, FileNotFoundError):
+                    continue
+                if not same:
+                    return True
+                self._stamps[path] = stamp
+        return False
+
+    def unchanged(self, sources: dict[Path, int]) -> bool:
+        return all(self.texts[path][1] == state if path in self.texts else -_mtime(path) == state for path, state in sources.items())
+
+
+def _mtime(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.is_file() else 0
+
+
+def outdated() -> bool:
+    """True once a first-party module that this process imported means something else on the disk: what it computes now is
+    not what a fresh process would."""
+    return _witness.outdated()
 
 
 WITNESSED = frozenset({*ROOTS, "demo"})
@@ -134,137 +181,3 @@ for _module in list(sys.modules.values()):
     if getattr(_module, "__name__", "").partition(".")[0] in WITNESSED and (getattr(_module, "__file__", None) or "").endswith(".py"):
         _witness.note(_module.__file__)
 sys.meta_path.insert(0, _witness)
-
-
-def _text(path: Path) -> str:
-    return _witness.texts.get(str(path)) or path.read_text(encoding="utf-8")
-
-
-@lru_cache(maxsize=1024)
-def _essence(text: str, name: str, package: bool, draws: bool) -> tuple[str, tuple[tuple[str, ...], ...]]:
-    """The text that matters, and its imports: for each the modules it may mean, the likeliest first."""
-    text = text.replace("\r\n", "\n")
-    tree = ast.parse(text)
-    dropped = _drawing(tree) if draws else []
-    body = [node for node in tree.body if node not in dropped and not _type_checking(node)]
-    used, used_drawing = _names(body), _names(dropped)
-    parent = name if package else name.rpartition(".")[0]
-    lines, imports, erased = [], [], []
-    for node in tree.body:
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            erased.append(_span(node))
-            for alias in node.names:
-                bound = alias.asname or alias.name.partition(".")[0]
-                if draws and (bound in DRAWING or (bound in used_drawing and bound not in used)):
-                    continue
-                lines.append(f"{_source(node, parent)} import {alias.name} as {bound}")
-                imports.append(_meaning(node, alias, parent))
-        elif node not in body:
-            erased.append(_span(node))
-    for node in (inner for top in body for inner in ast.walk(top) if top is not inner):
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            imports += [_meaning(node, alias, parent) for alias in node.names]
-    docstrings = _docstrings(tree)
-    erased += [_span(node) for node in docstrings]
-    return "\n".join([*sorted(lines), *_without(text, tree, erased, docstrings)]), tuple(imports)
-
-
-def _drawing(tree: ast.Module) -> list[ast.stmt]:
-    """The drawing functions, and the private names at module level that nothing but them refers to."""
-    named = {name: node for node in tree.body for name in _bound(node)}
-    dropped = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in DRAWING]
-    while True:
-        only_drawn = _names(dropped) - _names([node for node in tree.body if node not in dropped])
-        more = {name: named[name] for name in only_drawn & set(named) if name.startswith("_") and named[name] not in dropped}
-        if not more:
-            return dropped
-        dropped += [node for node in tree.body if node in more.values()]
-
-
-def _bound(node: ast.stmt) -> list[str]:
-    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-        return [node.name]
-    if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-        return [node.targets[0].id]
-    return []
-
-
-def _names(nodes: list[ast.stmt]) -> set[str]:
-    """Names read by these statements."""
-    return {n.id for node in nodes for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-
-
-def _type_checking(node: ast.stmt) -> bool:
-    return isinstance(node, ast.If) and not node.orelse and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
-
-
-def _source(node: ast.Import | ast.ImportFrom, parent: str) -> str:
-    """The absolute name of the module that a `from` names; empty for a plain import."""
-    if isinstance(node, ast.Import):
-        return ""
-    above = parent.split(".")[: len(parent.split(".")) - (node.level - 1)] if node.level else []
-    return ".".join([*above, *([node.module] if node.module else [])])
-
-
-def _meaning(node: ast.Import | ast.ImportFrom, alias: ast.alias, parent: str) -> tuple[str, ...]:
-    source = _source(node, parent)
-    return (alias.name,) if not source else (f"{source}.{alias.name}", source)
-
-
-def _docstrings(tree: ast.Module) -> list[ast.Expr]:
-    holders = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    first = [node.body[0] for node in ast.walk(tree) if isinstance(node, holders) and node.body]
-    return [e for e in first if isinstance(e, ast.Expr) and isinstance(e.value, ast.Constant) and isinstance(e.value.value, str)]
-
-
-Span = tuple[int, int, int, int]  # first line (from 1), byte column; last line, byte column
-
-
-def _span(node: ast.stmt) -> Span:
-    decorators = getattr(node, "decorator_list", [])
-    first = min((d.lineno, 0) for d in decorators) if decorators else (node.lineno, node.col_offset)
-    return (*first, node.end_lineno, node.end_col_offset)
-
-
-def _without(text: str, tree: ast.Module, erased: list[Span], docstrings: list[ast.Expr]) -> list[str]:
-    """The lines with spans and comments cut out, trailing space and empty lines dropped except inside long strings."""
-    source = text.split("\n")
-    lines = [line.encode() for line in source]
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT:
-            row, column = token.start
-            start = len(source[row - 1][:column].encode())
-            erased = [*erased, (row, start, row, start + len(token.string.encode()))]
-    verbatim = _inside_strings(tree, docstrings)
-    for row, start, end_row, end in reversed(_outermost(erased)):
-        after = lines[end_row - 1][end:]
-        lines[row - 1] = lines[row - 1][:start] + (after if row == end_row else b"")
-        if row < end_row:
-            lines[end_row - 1] = after
-            lines[row : end_row - 1] = [b""] * (end_row - 1 - row)
-    whole = [line if number in verbatim else line.rstrip() for number, line in enumerate(lines, 1)]
-    return [line.decode() for number, line in enumerate(whole, 1) if line or number in verbatim]
-
-
-def _outermost(spans: list[Span]) -> list[Span]:
-    """In order, without those that lie inside another."""
-    kept: list[Span] = []
-    for span in sorted(spans, key=lambda s: (s[0], s[1], -s[2], -s[3])):
-        if not kept or span[:2] >= kept[-1][2:]:
-            kept.append(span)
-    return kept
-
-
-def _inside_strings(tree: ast.Module, docstrings: list[ast.Expr]) -> set[int]:
-    """Rows of string literals over several lines, where space and empty lines are content."""
-    rows: set[int] = set()
-    docs = {id(doc.value) for doc in docstrings}
-    waiting: list[ast.AST] = [tree]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes)) and id(node) not in docs):
-            if node.end_lineno > node.lineno:
-                rows |= set(range(node.lineno, node.end_lineno + 1))
-        if not isinstance(node, ast.JoinedStr):  # positions inside an f-string differ between Python versions
-            waiting += ast.iter_child_nodes(node)
-    return rows

@@ -21,9 +21,10 @@ SHORTEST = 2.0  # seconds; a worker that fails younger than this is started agai
 PAUSE = 10.0
 
 
-def start_workers(home: Path, lanes: tuple[str, ...] = LANES, kinds: str | None = None, steady: bool = False) -> None:
+def start_workers(home: Path, lanes: tuple[str, ...] = LANES, kinds: str | None = None, steady: bool | None = None) -> None:
     """Have one worker per lane run until `stop_workers`, watched by a thread. Live ones of an earlier app are adopted.
-    A second call for the same home does nothing."""
+    A second call for the same home does nothing. `steady` workers (or MICROTOME_STEADY=1) stay when the program is edited."""
+    steady = os.environ.get("MICROTOME_STEADY") == "1" if steady is None else steady
     home = Path(home).resolve()
     with _guard:
         if home not in _watches:

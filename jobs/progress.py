@@ -7,6 +7,7 @@ cancel, five times a second, so a loop may call `step` a million times, and the 
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
@@ -128,14 +129,16 @@ class Part:
 
 
 class Pace:
-    """Estimates the time left from how fast steps went lately: a mean that forgets, over about a fifth of the time so far."""
+    """Estimates the time left from steps per second, past steps weighing less the longer ago they are: the mean over
+    everything at first, later over about the last third."""
 
     def __init__(self, clock=time.monotonic):
         self._clock = clock
         self._reset(0, 0)
 
     def _reset(self, i: int, n: int) -> None:
-        self._i, self._n, self._first, self._last, self._rate = i, n, self._clock(), self._clock(), None
+        self._i, self._n, self._first, self._last = i, n, self._clock(), self._clock()
+        self._steps, self._seconds = 0.0, 0.0  # both discounted alike
 
     def note(self, i: int, n: int) -> None:
         if n != self._n or i < self._i:
@@ -144,15 +147,17 @@ class Pace:
         now = self._clock()
         lapse = now - self._last
         if lapse < 0.05 or i == self._i:
-            return  # too short to tell a rate; counted with the next
-        rate = (i - self._i) / lapse
-        weight = 1.0 if self._rate is None else min(1.0, lapse / max(1.0, 0.2 * (now - self._first)))
-        self._rate = rate if self._rate is None else (1 - weight) * self._rate + weight * rate
+            return  # too short to tell a pace; counted with the next
+        discount = math.exp(-lapse / max(3.0, 0.3 * (now - self._first)))
+        self._steps = self._steps * discount + (i - self._i)
+        self._seconds = self._seconds * discount + lapse
         self._i, self._last = i, now
 
     def seconds_left(self) -> float | None:
-        """None until a rate is known."""
-        return None if not self._rate else max(0.0, (self._n - self._i) / self._rate - (self._clock() - self._last))
+        """None until a pace is known."""
+        if not self._steps:
+            return None
+        return max(0.0, (self._n - self._i) * self._seconds / self._steps - (self._clock() - self._last))
 
 
 def add_point(curve: list[list], i: int, value: float) -> None:

@@ -3,7 +3,7 @@
 One job at a time, which is what keeps two people's hooks on one model apart. It takes the lane's lease first and imports
 the heavy libraries after, so that a second worker of the lane leaves at once.
 
-It ends by itself when its home folder is gone, when the program's text has changed (the app starts a new one), or when no
+It ends by itself when its home folder is gone, when the program was edited (the app starts a new one), or when no
 app has been open on the home for a while and nothing is queued.
 """
 
@@ -20,12 +20,15 @@ import time
 import traceback
 from pathlib import Path
 
+from cache.fingerprint import outdated  # first of the project's, so that it sees the others being imported
+
 KINDS = {  # kind of a spec -> (module, function of (spec, progress) -> key of the result)
     "analysis": ("analysis.run", "execute"),
 }
 
 POLL = 0.1  # seconds between two looks at the queue
 BEAT = 1.0  # seconds between two heartbeats
+LOOK = 3.0  # seconds between two looks at home, apps and program
 LINGER = 60.0  # seconds a worker waits for its app to come back
 NICENESS = 10  # of the batch lane, so that a long training never slows a page
 
@@ -53,7 +56,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--home", type=lambda text: Path(text).resolve(), default=home())
     parser.add_argument("--kinds", help="module:NAME of another table of kinds, for tests")
     parser.add_argument("--linger", type=float, default=LINGER, help="seconds to stay without an app and without work")
-    parser.add_argument("--steady", action="store_true", help="stay also when the program's text changes")
+    parser.add_argument("--steady", action="store_true", help="stay also when the program is edited")
     return parser.parse_args(arguments)
 
 
@@ -85,33 +88,42 @@ class Worker:
         if not self.table.lease(self.lane):
             log.info("another worker has this lane; leaving")
             return 0
-        text = program_text()
         beat = threading.Thread(target=self._beat_often, name="heartbeat", daemon=True)
         beat.start()
         self._import_early()
-        alone_since, looked = time.monotonic(), 0.0
+        self._serve()
+        self.table.release(self.lane)
+        return 0
+
+    def _serve(self) -> None:
+        """Take jobs until there is a reason to leave."""
+        alone_since = looked = time.monotonic()
         while not self.stop.is_set():
             now = time.monotonic()
-            if now - looked >= BEAT:
+            if now - looked >= LOOK:
                 looked = now
-                if self._home_is_gone() or self.lost:
-                    return 0
-                if not self.steady and program_text() != text:
-                    log.info("the program's text has changed; leaving")
-                    break
+                if self._home_is_gone() or self.lost or self._outdated():
+                    return
                 if self.table.apps():
                     alone_since = now
             job = self.table.claim(self.lane, os.getpid())
+            if job is not None and self._outdated():
+                self.table.put_back(job.id, "")
+                return
             if job is not None:
                 self._run(job)
-                alone_since, looked = time.monotonic(), 0.0
+                alone_since = time.monotonic()
             elif now - alone_since > self.linger:
-                log.info("no app and no work; leaving")
-                break
+                return log.info("no app and no work; leaving")
             else:
                 self.stop.wait(POLL)
-        self.table.release(self.lane)
-        return 0
+
+    def _outdated(self) -> bool:
+        """True once the program is no longer what this process imported: its results would carry old keys."""
+        changed = not self.steady and outdated()
+        if changed:
+            log.info("the program has changed; leaving")
+        return changed
 
     def _run(self, job) -> None:
         from jobs.progress import Cancelled, JobProgress
@@ -185,14 +197,6 @@ def _sentence(name: str, fault: Exception, file: Path) -> str:
     if "out of memory" in str(fault).lower() or "can't allocate memory" in str(fault).lower():  # torch's own are RuntimeErrors
         return f"{name} ran out of memory; choose fewer sequences or a smaller model."
     return f"{name} stopped at an error in the program ({type(fault).__name__}), not in what you asked. The report is in {file}."
-
-
-def program_text() -> tuple:
-    """Changes whenever a source file of the program does."""
-    place = Path(__file__).resolve().parents[1]
-    rooms = ("analysis", "operators", "models", "metrics", "kernels", "cache", "jobs", "demo", "export")
-    files = (file for room in rooms for file in (place / room).rglob("*.py"))
-    return tuple(sorted((str(file), stat.st_size, stat.st_mtime_ns) for file in files if (stat := file.stat())))
 
 
 if __name__ == "__main__":

@@ -193,11 +193,11 @@ place = pathlib.Path('.').resolve()
 print(code_identity(q))
 for line in sys.stdin.read().split('\\x00'):
     name, old, new = eval(line)
-    file = str(place / name)
-    text = pathlib.Path(file).read_text()
+    text = (place / name).read_text()
     assert old in text, (name, old)
     kept = dict(_witness.texts)
-    _witness.texts[file] = text.replace(old, new, 1)
+    _witness.imports += 1
+    _witness.texts[place / name] = (text.replace(old, new, 1), _witness.imports)
     print(code_identity(q))
     _witness.texts.clear(); _witness.texts.update(kept)
 """
@@ -247,6 +247,42 @@ def test_identity_is_of_the_code_that_runs(tree):
     before = identity(tree)
     assert identity(tree, code=code) == before
     assert identity(tree) != before
+
+
+def test_a_module_imported_anew_has_its_new_identity(tree):
+    code = textwrap.dedent("""
+        from cache.fingerprint import code_identity
+        import analysis.question as q, pathlib, importlib, metrics.mean
+        print(code_identity(q), code_identity(q))
+        file = pathlib.Path('metrics/mean.py')
+        file.write_text(file.read_text().replace('/ 2', '/ 9'))
+        importlib.reload(metrics.mean)
+        print(code_identity(q))
+    """)
+    first, second, third = identity(tree, code=code)
+    assert first == second != third and identity(tree) == [third]
+
+
+def test_a_process_knows_when_its_code_is_outdated(tree):
+    """A comment, a broken edit and a module that was never imported do not outdate it; a constant does, until it is back."""
+    code = textwrap.dedent("""
+        import os, pathlib, time
+        from cache.fingerprint import outdated
+        import analysis.question
+        file, text, t = pathlib.Path('metrics/mean.py'), pathlib.Path('metrics/mean.py').read_text(), time.time()
+        def write(path, content):
+            global t
+            t += 10
+            path.write_text(content)
+            os.utime(path, (t, t))
+        print(outdated())
+        write(file, text + '# a comment'); print(outdated())
+        write(file, text.replace('/ 2', '/ (')); print(outdated())
+        write(pathlib.Path('metrics/unused.py'), 'x = 9'); print(outdated())
+        write(file, text.replace('/ 2', '/ 3')); print(outdated(), outdated())
+        write(file, text); print(outdated())
+    """)
+    assert identity(tree, code=code) == ["False", "False", "False", "False", "True", "True", "False"]
 
 
 def test_taken_when_modules_were_imported_before_the_cache(tree):

@@ -303,11 +303,18 @@ def test_a_worker_leaves_when_its_home_is_gone(tmp_path):
 
 
 def test_a_worker_leaves_when_the_program_has_changed(home, monkeypatch):
-    texts = iter([1, 1, 2])
-    monkeypatch.setattr(jobs.worker, "program_text", lambda: next(texts))
-    monkeypatch.setattr(jobs.worker, "BEAT", 0.01)
+    answers = iter([False, False, True])
+    monkeypatch.setattr(jobs.worker, "outdated", lambda: next(answers))
+    monkeypatch.setattr(jobs.worker, "LOOK", 0.01)
     worker = jobs.worker.Worker(home, "quick", {}, linger=3600.0)
-    assert worker.run() == 0 and next(texts, None) is None and worker.table.leases() == {}
+    assert worker.run() == 0 and next(answers, None) is None and worker.table.leases() == {}
+
+
+def test_a_job_is_not_begun_by_a_program_that_has_changed(home, monkeypatch):
+    monkeypatch.setattr(jobs.worker, "outdated", lambda: True)
+    id = client.submit({"kind": "count", "name": "x", **QUICK}, home)
+    worker = jobs.worker.Worker(home, "quick", {"count": ("tests.jobs_kinds", "count")}, linger=3600.0)
+    assert worker.run() == 0 and client.status(id, home).state == "queued" and not (home / "ran").exists()
 
 
 def test_a_module_that_does_not_import_fails_its_jobs_in_words(home):
