@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 
 from models import vocabulary
-from models.refusal import NotApplicable
+from models.refusal import NotApplicable, shown
 
 
 def share(model):
@@ -32,7 +32,7 @@ def share(model):
             "local", hf_model=skeleton, tokenizer=vocabulary.numbers(1), dtype=model.dtype, device=str(next(model.parameters()).device)
         )
     except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
-        raise NotApplicable(f"TransformerLens has no bridge for {type(model).__name__}: {ascii(str(error))[1:-1][:120]}.") from error
+        raise NotApplicable(f"TransformerLens has no bridge for {type(model).__name__}: {shown(str(error), 120)}.") from error
 
 def _adopt_buffers(skeleton, model) -> None:
     """Buffers outside the state dict (rotary frequencies, masks) from the loaded model; they are meta in the skeleton."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models import headers
-from models.refusal import Refused
+from models.refusal import Refused, shown
 
 MAX_CONFIG = 4 << 20  # bytes; vocabularies inside old configs reach one
 ARCHITECTURES = (
@@ -73,7 +73,7 @@ def clean(raw: object) -> CleanConfig:
         raise Refused("config.json is not a table of fields. Use the one saved with the weights.")
     kind = raw.get("model_type")
     if not isinstance(kind, str) or not _WORD.match(kind):
-        raise Refused(f"config.json names no architecture (model_type is {ascii(kind)[:40]}); expected for instance gpt2 or llama. Add model_type.")
+        raise Refused(f"config.json names no architecture (model_type is {shown(kind, 40)}); expected for instance gpt2 or llama. Add model_type.")
     if raw.get("quantization_config") is not None:
         raise Refused("config.json asks for quantised weights (quantization_config); this app runs plain float weights. Dequantise the model and save it again.")
     fields, left_out = {"model_type": kind}, []
@@ -81,9 +81,9 @@ def clean(raw: object) -> CleanConfig:
         if name in QUIET:
             continue
         if name in CODE or name.startswith("_") or "implementation" in name:
-            left_out.append(f"{ascii(name)[1:-1][:60]}: names code, never followed")
+            left_out.append(f"{shown(name, 60)}: names code, never followed")
         elif not _WORD.match(name):
-            left_out.append(f"{ascii(name)[1:-1][:60]}: not a field's name")
+            left_out.append(f"{shown(name, 60)}: not a field's name")
         elif value is None or _plain(name, value):
             fields[name] = value
         else:
@@ -102,7 +102,7 @@ def _plain(name: str, value: object, depth: int = 0) -> bool:
     if isinstance(value, str):
         return bool(_WORD.match(value))
     if isinstance(value, list):
-        return len(value) <= 2_048 and depth < 2 and all(_plain(name, item, depth + 1) for item in value)
+        return len(value) <= 2_048 and depth < 3 and all(_plain(name, item, depth + 1) for item in value)
     if isinstance(value, dict):
         return len(value) <= 64 and depth < 2 and all(_WORD.match(k) and (v is None or _plain(k, v, depth + 1)) for k, v in value.items())
     return False
@@ -148,4 +148,4 @@ def build(config: CleanConfig):
 
 def first_line(error: Exception) -> str:
     """The text of another library's error, on one line, plain and short."""
-    return " ".join(ascii(str(error))[1:-1].replace("\\n", " ").split())[:160].rstrip(".")
+    return shown(error, 160).rstrip(".")

@@ -18,7 +18,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.refusal import Refused
+from models.refusal import Refused, shown
 
 MAX_HEADER = 32 << 20  # bytes; the format allows 100 MB, 200,000 tensors need about 25
 MAX_TENSORS = 200_000
@@ -78,7 +78,7 @@ def read(path: Path) -> Header:
             )
         raw = file.read(length)
     if not raw.startswith(b"{"):
-        raise Refused(f"{name} does not start like a safetensors file. If it is a pickle (.bin, .pt), convert it: python -m models.convert in.bin out/")
+        raise Refused(f"{name} does not start like a safetensors file. If it is a pickle (.bin, .pt), convert it (python -m models.convert in.bin out/).")
     return check(strict_json(raw, name), name, length + 8, size, path)
 
 
@@ -106,16 +106,16 @@ def check(header: object, name: str, start: int, size: int, path: Path) -> Heade
 
 def _tensor(key: str, entry: object, file: str, start: int, size: int) -> TensorInfo:
     if not _NAME.match(key):
-        raise Refused(f"{file} holds a tensor whose name no framework writes ({ascii(key)[:60]}). Rename it and save again.")
+        raise Refused(f"{file} holds a tensor whose name no framework writes ({shown(key, 60)}). Rename it and save again.")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise Refused(f"In {file}, tensor {key} lacks dtype, shape or data_offsets, or says more. Save it again with safetensors.")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise Refused(f"In {file}, tensor {key} has the dtype {ascii(dtype)[:40]}; expected one of {', '.join(BITS)}.")
+        raise Refused(f"In {file}, tensor {key} has the dtype {shown(dtype, 40)}; expected one of {', '.join(BITS)}.")
     if not _whole(shape) or len(shape) > MAX_RANK:
-        raise Refused(f"In {file}, tensor {key} has the shape {ascii(shape)[:80]}; expected at most {MAX_RANK} whole numbers.")
+        raise Refused(f"In {file}, tensor {key} has the shape {shown(shape, 80)}; expected at most {MAX_RANK} whole numbers.")
     if not _whole(offsets) or len(offsets) != 2 or offsets[1] < offsets[0]:
-        raise Refused(f"In {file}, tensor {key} has the offsets {ascii(offsets)[:80]}; expected two rising whole numbers.")
+        raise Refused(f"In {file}, tensor {key} has the offsets {shown(offsets, 80)}; expected two rising whole numbers.")
     bits = math.prod(shape) * BITS[dtype]
     begin, end = offsets
     if bits != 8 * (end - begin):
@@ -143,7 +143,7 @@ def strict_json(raw: bytes, name: str, limit: int = MAX_HEADER) -> object:
     except RecursionError as error:
         raise Refused(f"{name} is nested deeper than any real file. It is damaged or made to do harm.") from error
     except ValueError as error:
-        raise Refused(f"{name} is not valid JSON: {ascii(str(error))[1:-1][:120]}. Save it again.") from error
+        raise Refused(f"{name} is not valid JSON: {shown(str(error), 120)}. Save it again.") from error
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict:
@@ -151,7 +151,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict:
     if len(table) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in table if keys.count(key) > 1)
-        raise ValueError(f"the key {ascii(twice)[:60]} appears twice")
+        raise ValueError(f"the key {shown(twice, 60)} appears twice")
     return table
 
 

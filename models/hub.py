@@ -42,7 +42,7 @@ def fetch(name: str, revision: str | None, home: Path) -> tuple[Path, str]:
         return _cached(name, revision, f"the hub cannot be reached ({type(error).__name__})")
     sizes = {file.rfilename: file.size or 0 for file in info.siblings}
     if not any(file.endswith(".safetensors") for file in sizes):
-        raise Refused(f"{name} has no .safetensors at {info.sha[:12]}; other weight files can run code when opened. Convert it: python -m models.convert in.bin out/")
+        raise Refused(f"{name} has no .safetensors at {info.sha[:12]}; other weight files can run code when opened. Convert it (python -m models.convert in.bin out/).")
     total = sum(size for file, size in sizes.items() if file.endswith(".safetensors"))
     if total > limit_bytes():
         raise Refused(f"{name} has {total / 1e9:.1f} GB of weights; at most {limit_bytes() / 1e9:.0f} GB are fetched. Raise MICROTOME_HUB_GB, or take a smaller model.")

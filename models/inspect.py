@@ -23,7 +23,7 @@ import pyarrow as pa
 from models import weights
 from models.headers import TensorInfo
 from models.inspect_names import block_of, part_of
-from models.refusal import Refused
+from models.refusal import Refused, shown
 from models.weights import Weights
 
 PIECE = 4 << 20  # elements read at once
@@ -164,7 +164,7 @@ def spectrum(folder: Path, name: str) -> tuple[np.ndarray, float, float]:
     """(singular values, largest first; effective rank; stable rank) of one matrix by name."""
     tensor = weights.read(folder).tensors.get(name)
     if tensor is None or len(tensor.shape) != 2 or min(tensor.shape) < 1:
-        raise Refused(f"{ascii(name)[:80]} is not a matrix of this checkpoint; a spectrum needs one with two axes.")
+        raise Refused(f"{shown(name, 80)} is not a matrix of this checkpoint; a spectrum needs one with two axes.")
     if min(tensor.shape) > 8 * CHEAP_SIDE:
         raise Refused(f"{name} is {tensor.shape[0]} × {tensor.shape[1]}: its spectrum would take hours here; at most {8 * CHEAP_SIDE} on the smaller side.")
     sigma = singular_values(folder, tensor)

@@ -22,6 +22,7 @@ TORCH = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32", "I16": "int16",
     "I8": "int8", "U8": "uint8", "BOOL": "bool",
 }
+MAX_BUFFERS = 1 << 30  # bytes; real models have megabytes
 MUCH_MORE = 64  # announced blocks beyond this and beyond those found are not even built on meta
 BUILD_ERRORS = (ValueError, TypeError, RuntimeError, KeyError, IndexError, AttributeError, AssertionError, ZeroDivisionError, OverflowError, MemoryError, ImportError)
 
@@ -72,6 +73,7 @@ def verdict(config: CleanConfig, weights: Weights) -> Verdict:
     if odd:
         raise Refused(f"The weights are stored as {', '.join(odd)}; this app runs {', '.join(TORCH)}. Dequantise the model and save it again; its tensors can still be inspected.")
     built, left_out = configs.build(config)
+    _bounded_buffers(built)
     empty = {name: torch.empty(t.shape, dtype=getattr(torch, TORCH[t.dtype]), device="meta") for name, t in weights.tensors.items()}
     model, info = assemble(built, empty, "float32", {"": "meta"}, ignore_mismatched_sizes=True)
     size = sum(t.numel() * (4 if t.is_floating_point() else t.element_size()) for t in (*model.parameters(), *model.buffers()))
@@ -81,6 +83,28 @@ def verdict(config: CleanConfig, weights: Weights) -> Verdict:
         tuple(sorted((name, tuple(had), tuple(wanted)) for name, had, wanted in info["mismatched_keys"])),
         size, config.left_out + left_out,
     )
+
+
+def _bounded_buffers(config) -> None:
+    """Masks and tables that the class makes for itself, before they are made: positions × positions can be petabytes."""
+    import torch
+
+    kind = model_class(config)
+    try:
+        with quiet(), torch.device("meta"):
+            model = kind(config)
+    except BUILD_ERRORS as error:
+        raise Refused(f"No {kind.__name__} can be built from this config.json: {configs.first_line(error)}. Use the one saved with the weights.") from error
+    size = sum(b.numel() * b.element_size() for b in model.buffers())
+    if size > max(MAX_BUFFERS, 4 * sum(p.numel() for p in model.parameters())):
+        raise Refused(f"config.json asks for {size / 1e9:,.0f} GB of masks and tables beside the weights (usually from its number of positions). Correct it to what the weights were saved with.")
+
+
+def model_class(config) -> type:
+    """transformers' causal language model for a config object."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
 
 
 def require(verdict: Verdict, weights: Weights) -> Verdict:
@@ -107,9 +131,8 @@ def require(verdict: Verdict, weights: Weights) -> Verdict:
 def assemble(config, state: dict, dtype: str, device_map: dict | str, **options):
     """(model, loading info) from tensors by name: transformers' own loading, without files, prompts, progress bars or tables."""
     import torch
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    kind = model_class(config)
     attention = "sdpa" if getattr(kind, "_supports_sdpa", False) else "eager"
     try:
         with quiet():

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from models import hashes, intake, shelf
 from models.intake import isolate
-from models.refusal import Refused
+from models.refusal import Refused, shown
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,150}\Z")
 _ID = re.compile(r"[0-9a-f]{32}\Z")
@@ -109,7 +109,7 @@ def begin(home: Path, owner: str, files: dict[str, int]) -> Upload:
         raise Refused(f"Expected 1 to {MAX_FILES} files in one upload. Pack many files as one .zip or .tar.")
     for name, size in files.items():
         if not isinstance(name, str) or not NAME.match(name) or ".." in name:
-            raise Refused(f"The file name {ascii(name)[:80]} has signs that are not kept (letters, digits, dot, dash and underscore are). Rename it.")
+            raise Refused(f"The file name {shown(name, 80)} has signs that are not kept (letters, digits, dot, dash and underscore are). Rename it.")
         if type(size) is not int or size <= 0:
             raise Refused(f"{name} is empty. Choose another file.")
     total = sum(files.values())
@@ -146,7 +146,7 @@ class Receiver:
     def __init__(self, home: Path, owner: str, id: str, name: str, offset: int):
         upload = status(home, owner, id)
         if name not in upload.files:
-            raise Refused(f"{ascii(name)[:80]} was not announced for this upload. Start it again with all files.")
+            raise Refused(f"{shown(name, 80)} was not announced for this upload. Start it again with all files.")
         self.size, self.path = upload.files[name], _folder(home, id) / "incoming" / name
         self.file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+b")
         try:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from models import headers, regexes
-from models.refusal import Refused
+from models.refusal import Refused, shown
 
+MAX_ID = 1 << 24
 MAX_TOKENIZER = 64 << 20  # bytes of tokenizer.json; 256,000 tokens with merges need about 35
 SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
@@ -69,11 +70,23 @@ def _backend(path: Path):
     for pattern in _patterns({k: v for k, v in table.items() if k != "model"} if isinstance(table, dict) else None):
         reason = regexes.endless(pattern)
         if reason:
-            raise Refused(f"A pattern in tokenizer.json {reason} ({ascii(pattern)[1:-1][:60]}); reading a text with it may never end. Use the tokenizer saved with the weights.")
+            raise Refused(f"A pattern in tokenizer.json {reason} ({shown(pattern, 60)}); reading a text with it may never end. Use the tokenizer saved with the weights.")
+    highest = _highest_id(table)
+    if highest >= MAX_ID:
+        raise Refused(f"tokenizer.json has ids up to {highest:,}; no model's vocabulary reaches {MAX_ID:,}. Use the one saved with the weights.")
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare Exception for every broken file
-        raise Refused(f"tokenizer.json cannot be read: {ascii(str(error))[1:-1][:120]}. Use the one saved with the weights.") from error
+        raise Refused(f"tokenizer.json cannot be read: {shown(str(error), 120)}. Use the one saved with the weights.") from error
+
+
+def _highest_id(table: object) -> int:
+    """The highest id that the vocabulary names, read from the file: the library loses count near 2^32."""
+    model = table.get("model") if isinstance(table, dict) else None
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    added = table.get("added_tokens") if isinstance(table, dict) else None
+    ids = [*(vocab.values() if isinstance(vocab, dict) else ()), *(entry.get("id") for entry in added or () if isinstance(entry, dict))]
+    return max((value for value in ids if type(value) is int), default=-1)
 
 
 def _patterns(value: object):
@@ -99,7 +112,7 @@ def trial(folder: Path) -> None:
         except BaseException as error:  # a panic of the Rust library is no Exception
             if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
                 raise
-            raise Refused(f"The tokenizer fails on plain text ({ascii(str(error))[1:-1][:100]}). Use the one saved with the weights.") from error
+            raise Refused(f"The tokenizer fails on plain text ({shown(str(error), 100)}). Use the one saved with the weights.") from error
 
 
 def _byte_pairs(folder: Path):
@@ -109,7 +122,7 @@ def _byte_pairs(folder: Path):
     try:
         tokenizer = Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
     except Exception as error:  # tokenizers raises bare Exception for every broken file
-        raise Refused(f"vocab.json and merges.txt cannot be read: {ascii(str(error))[1:-1][:120]}. Use those saved with the weights.") from error
+        raise Refused(f"vocab.json and merges.txt cannot be read: {shown(str(error), 120)}. Use those saved with the weights.") from error
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from models import headers
 from models.headers import TensorInfo
-from models.refusal import Refused
+from models.refusal import Refused, shown
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -69,8 +69,8 @@ def _nothing(folder: Path) -> str:
     found = sorted(p.name for p in folder.iterdir())[:6]
     pickles = [name for name in found if name.endswith(PICKLES)]
     if pickles:
-        return f"Found {pickles[0]} and no .safetensors; a pickle can run code when it is opened. Convert it: python -m models.convert {pickles[0]} out/"
-    return f"Found no .safetensors file ({', '.join(found) or 'the folder is empty'}); expected {SINGLE} beside config.json."
+        return f"Found {pickles[0]} and no .safetensors; a pickle can run code when it is opened. Convert it (python -m models.convert {pickles[0]} out/)."
+    return f"Found no .safetensors file ({shown(', '.join(found)) or 'the folder is empty'}); expected {SINGLE} beside config.json."
 
 
 def _indexed(folder: Path, names: list[str]) -> Weights:
@@ -99,7 +99,7 @@ def _indexed(folder: Path, names: list[str]) -> Weights:
 
 def _bare(value: object) -> str:
     if not isinstance(value, str) or not _BARE.match(value) or ".." in value:
-        raise Refused(f"{INDEX} points to {ascii(value)[:80]}; a shard must be a plain file name inside the folder. The index was changed by hand: use the original.")
+        raise Refused(f"{INDEX} points to {shown(value, 80)}; a shard must be a plain file name inside the folder. The index was changed by hand: use the original.")
     return value
 
 

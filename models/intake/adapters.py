@@ -14,7 +14,7 @@ from pathlib import Path
 
 from models import configs, headers
 from models.headers import strict_json
-from models.refusal import Refused
+from models.refusal import Refused, shown
 
 PLAIN = {"use_dora": False, "bias": "none", "layer_replication": None, "megatron_config": None, "alora_invocation_tokens": None, "loftq_config": None,
          "corda_config": None, "eva_config": None, "trainable_token_indices": None, "target_parameters": None, "use_qalora": False, "lora_bias": False}
@@ -35,7 +35,7 @@ def settings(folder: Path) -> dict:
         raise Refused(f"The adapter uses {', '.join(odd)}, which changes how it is merged; expected plain LoRA. Merge it with PEFT (merge_and_unload) and upload the result.")
     rank, alpha = table.get("r"), table.get("lora_alpha")
     if type(rank) is not int or not 0 < rank <= 65_536 or type(alpha) not in (int, float) or not math.isfinite(alpha):
-        raise Refused(f"adapter_config.json says r = {ascii(rank)[:20]}, lora_alpha = {ascii(alpha)[:20]}; expected two positive numbers. Use the original.")
+        raise Refused(f"adapter_config.json says r = {shown(rank, 20)}, lora_alpha = {shown(alpha, 20)}; expected two positive numbers. Use the original.")
     patterns = {key: {k: v for k, v in (table.get(key) or {}).items() if isinstance(k, str) and type(v) in (int, float)} for key in ("rank_pattern", "alpha_pattern")}
     if any(not re.fullmatch(r"[\w.]+", key) for pattern in patterns.values() for key in pattern):
         raise Refused("adapter_config.json chooses ranks by regular expressions; expected plain module names. Merge the adapter with PEFT and upload the result.")

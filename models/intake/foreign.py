@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 
 from models.intake.infer import Guess, Question, activation_question, epsilon_question
-from models.refusal import Refused
+from models.refusal import Refused, shown
 
 _MASKS = re.compile(r"(\.attn\.(bias|masked_bias|mask|IGNORE)|rotary_(sin|cos)|\.rotary_emb\.inv_freq)\Z")
 _NANO_LINEAR = re.compile(r"\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight\Z")
@@ -37,7 +37,7 @@ def convert(kind: str, state: dict, settings: dict) -> tuple[dict, Guess]:
             return _nanogpt(state, settings)
         return _lens_llama(state) if "pos_embed.W_pos" not in state else _lens_gpt2(state)
     except (KeyError, ValueError, RuntimeError, IndexError) as error:
-        raise Refused(f"The weights have {kind} names, but {ascii(str(error))[1:-1][:120]} does not fit: they are incomplete or of a changed model. Export them with transformers' save_pretrained.") from error
+        raise Refused(f"The weights have {kind} names, but {shown(str(error), 120)} does not fit: they are incomplete or of a changed model. Export them with transformers' save_pretrained.") from error
 
 
 def _nanogpt(state: dict, settings: dict) -> tuple[dict, Guess]:
@@ -177,4 +177,4 @@ class _Taker:
 
     def nothing_left(self) -> None:
         if self.state:
-            raise Refused(f"{len(self.state)} tensors have no place in transformers' class (the first is {ascii(next(iter(self.state)))[1:-1][:80]}); the mapping is not certain. Inspect them instead.")
+            raise Refused(f"{len(self.state)} tensors have no place in transformers' class (the first is {shown(next(iter(self.state)), 80)}); the mapping is not certain. Inspect them instead.")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 from models import skeleton
 from models.configs import first_line
 from models.intake.pickles import write
-from models.refusal import Refused
+from models.refusal import Refused, shown
 
 
 def convert(path: Path, folder: Path) -> tuple[str, ...]:
@@ -21,11 +22,11 @@ def convert(path: Path, folder: Path) -> tuple[str, ...]:
             model, info = AutoModelForCausalLM.from_pretrained(
                 path.parent, gguf_file=path.name, dtype=torch.float32, local_files_only=True, trust_remote_code=False, output_loading_info=True
             )
-    except (*skeleton.BUILD_ERRORS, OSError, EOFError, UnicodeError) as error:
+    except (*skeleton.BUILD_ERRORS, OSError, EOFError, UnicodeError, struct.error) as error:
         raise Refused(f"{path.name} cannot be read as a GGUF ({first_line(error)}). It is damaged, or of an architecture transformers does not read: use the safetensors checkpoint.") from error
     lost = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
     if lost:
-        raise Refused(f"{path.name} does not fill the model: {len(lost)} tensors are missing, left over or of another shape (the first is {ascii(lost[0])[:80]}). Use the safetensors checkpoint.", details=tuple(map(str, lost)))
+        raise Refused(f"{path.name} does not fill the model: {len(lost)} tensors are missing, left over or of another shape (the first is {shown(lost[0], 80)}). Use the safetensors checkpoint.", details=tuple(map(str, lost)))
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     write({name: tensor for name, tensor in model.state_dict().items() if name not in tied}, folder / "model.safetensors")
     fields = {name: value for name, value in model.config.to_dict().items() if name != "quantization_config"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from models.refusal import Refused
+from models.refusal import Refused, shown
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def infer(shapes: dict[str, tuple[int, ...]]) -> Guess:
         if {"layers.0.self_attn.q_proj.weight", "layers.0.mlp.gate_proj.weight", "embed_tokens.weight"} <= set(bare):
             return _llama(bare)
     except (KeyError, IndexError, ValueError) as error:
-        raise Refused(f"The tensor names look familiar but {ascii(str(error))[1:-1][:80]} is missing or has an odd shape. Add the config.json saved with the weights.") from error
+        raise Refused(f"The tensor names look familiar but {shown(str(error), 80)} is missing or has an odd shape. Add the config.json saved with the weights.") from error
     shown = ", ".join(list(shapes)[:3])
     raise Refused(f"Found no config.json, and the tensor names ({shown}…) are of no architecture recognised by shape. Add the config.json saved with the weights; the tensors can be inspected without.")
 
@@ -62,7 +62,7 @@ def answered(guess: Guess, answers: dict) -> dict:
             value = float(value)
         if type(value) is not wanted or (question.options and value not in question.options):
             offered = f"one of {', '.join(map(str, question.options[:20]))}" if question.options else f"a value like {question.default}"
-            raise Refused(f"{question.field} = {ascii(value)[:40]} is not possible here; expected {offered}.")
+            raise Refused(f"{question.field} = {shown(value, 40)} is not possible here; expected {offered}.")
         fields[question.field] = value
     return fields
 

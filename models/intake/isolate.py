@@ -19,7 +19,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.refusal import Refused
+from models.refusal import Refused, shown
 
 REPO = Path(__file__).resolve().parents[2]
 MAX_ANSWER = 8 << 20  # bytes of JSON that a task may return
@@ -64,7 +64,7 @@ def _read(answer: bytes, code: int, errors) -> dict:
         last = (errors.read().decode("utf-8", "replace").strip().splitlines() or ["no message"])[-1]
         if "MemoryError" in last or "alloc" in last.lower():
             raise Refused("Reading the files needs more memory than allowed. They are larger than they look, or damaged; a large checkpoint is better opened by its folder.")
-        raise Refused(f"The files could not be read: the reading process ended with code {code} ({ascii(last)[1:-1][:160]}). Save the checkpoint again as safetensors.")
+        raise Refused(f"The files could not be read: the reading process ended with code {code} ({shown(last, 160)}). Save the checkpoint again as safetensors.")
     result = json.loads(answer)
     if "refused" in result:
         raise Refused(result["refused"], details=tuple(result.get("details", ())))

@@ -11,7 +11,7 @@ import re
 import zipfile
 from pathlib import Path
 
-from models.refusal import Refused
+from models.refusal import Refused, shown
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "params")
 PREFIXES = ("_orig_mod.", "module.")
@@ -88,7 +88,7 @@ def _state(loaded: object, file: str) -> dict:
             break
         loaded, seen = inner, seen + 1
     kind = type(loaded).__name__
-    keys = f" with {', '.join(ascii(k)[:40] for k in list(loaded)[:5])}" if isinstance(loaded, dict) else ""
+    keys = f" with {', '.join(shown(k, 40) for k in list(loaded)[:5])}" if isinstance(loaded, dict) else ""
     raise Refused(f"{file} holds a {kind}{keys}; expected a table from names to tensors (a state dict). Save model.state_dict() alone.")
 
 
@@ -96,11 +96,11 @@ def _honest(name: str, tensor, file: str) -> None:
     import torch
 
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-        raise Refused(f"In {file}, tensor {ascii(name)[:80]} is {tensor.layout}, quantised or without data; expected plain dense numbers. Convert it where you made it.")
+        raise Refused(f"In {file}, tensor {shown(name, 80)} is {tensor.layout}, quantised or without data; expected plain dense numbers. Convert it where you made it.")
     held = tensor.untyped_storage().nbytes()
     claimed = tensor.numel() * tensor.element_size()
     if claimed > held:
-        raise Refused(f"In {file}, tensor {ascii(name)[:80]} claims {claimed:,} bytes but holds {held:,} (stride 0). It was made by hand or expanded: save .contiguous() tensors.")
+        raise Refused(f"In {file}, tensor {shown(name, 80)} claims {claimed:,} bytes but holds {held:,} (stride 0). It was made by hand or expanded: save .contiguous() tensors.")
 
 
 def write(state: dict, target: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from models import configs, headers, skeleton, vocabulary, weights
 from models.intake import unpack
-from models.refusal import Refused
+from models.refusal import Refused, shown
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model")
 KNOWN_JSON = ("config.json", weights.INDEX, "generation_config.json", "adapter_config.json", "pytorch_model.bin.index.json", "card.json", *TOKENIZER)
@@ -132,7 +132,7 @@ def _from_pickles(paths: list[Path], folder: Path):
         part, more = pickles.read(path)
         twice = set(part) & set(state)
         if twice:
-            raise Refused(f"{ascii(next(iter(twice)))[:80]} is in two of the files: they are of different saves. Upload one model at a time.")
+            raise Refused(f"{shown(next(iter(twice)), 80)} is in two of the files: they are of different saves. Upload one model at a time.")
         state, settings = state | part, settings | more
     state, guess, lines = _mapped(state, settings)
     pickles.write(state, folder / "model.safetensors")
@@ -244,7 +244,7 @@ def _give_tokenizer(model: Path, choice: object, fields: dict, known: str | None
         make = vocabulary.byte_level if choice == "byte-level" else vocabulary.numbers
         make(fields.get("vocab_size", 0)).backend_tokenizer.save(str(model / "tokenizer.json"))
     elif choice != "none":
-        raise Refused(f"tokenizer = {ascii(choice)[:40]} is not possible here; expected none, byte-level, numbers or known.")
+        raise Refused(f"tokenizer = {shown(choice, 40)} is not possible here; expected none, byte-level, numbers or known.")
     notes.append(f"tokenizer: {choice}")
 
 

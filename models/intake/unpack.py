@@ -95,7 +95,7 @@ def _zip(archive: Path) -> Iterator[Member]:
         if len(infos) > MAX_FILES:
             raise Refused(f"{archive.name} holds {len(infos):,} files; at most {MAX_FILES:,} are read. Pack only the checkpoint.")
         if any(info.filename.endswith("/data.pkl") or info.filename == "data.pkl" for info in infos):
-            raise Refused(f"{archive.name} is a PyTorch pickle in a zip's clothes. Rename it to .pt, or convert it: python -m models.convert {_safe(archive.name)} out/")
+            raise Refused(f"{archive.name} is a PyTorch pickle in a zip's clothes. Rename it to .pt, or convert it (python -m models.convert {_safe(archive.name)} out/).")
         for info in infos:
             if info.is_dir():
                 continue

@@ -32,7 +32,7 @@ def one_layer_too_many(into, good, canary):
     model(into, good, n_layer=3)
 
 
-@case("config size", "12 would be dropped")
+@case("config size", "expected 1 blocks, from config.json: of the tensors 1[12] would be dropped")
 def one_layer_too_few(into, good, canary):
     model(into, good, n_layer=1)
 
@@ -54,7 +54,7 @@ def a_number_of_five_thousand_digits(into, good, canary):
     (into / "config.json").write_text(text.replace('"n_embd": 16', f'"n_embd": {"9" * 4_000}'))
 
 
-@case("config size", "GB on cpu and|disagree")
+@case("config size", "asks for [0-9,]+ GB of masks and tables")
 def masks_of_a_quarter_petabyte(into, good, canary):
     """GPT-Neo keeps a mask of positions × positions: 2^24 positions are 256 TB."""
     import torch
@@ -224,7 +224,7 @@ def tokenizer_of_another_model(into, good, canary):
     (into / "tokenizer.json").write_text(json.dumps(table))
 
 
-@case("tokenizer", "ids up to 4,294,967,2|cannot be read")
+@case("tokenizer", "ids up to 4,294,967,295; no model")
 def token_of_id_four_billion(into, good, canary):
     model(into, good)
     table = json.loads((into / "tokenizer.json").read_text())

@@ -158,7 +158,7 @@ def sparse_tensor_with_indices_outside(into, good, canary):
     torch.save({"a": torch.sparse_coo_tensor(torch.tensor([[10**12]]), torch.ones(1), (10**13,), check_invariants=False)}, into / "model.pt")
 
 
-@case("pickle", "holds a dict with epoch")
+@case("pickle", "holds a dict with epoch, loss")
 def nothing_but_numbers(into, good, canary):
     torch.save({"epoch": 3, "loss": 0.5}, into / "model.pt")
 

@@ -61,7 +61,7 @@ def dtype_that_lies(into, good, canary):
     file(into, {"a": small.entry([4], 0, 16, "F64")}, FOUR)
 
 
-@case("safetensors", "has the dtype 'F1024'")
+@case("safetensors", "has the dtype F1024")
 def unknown_dtype(into, good, canary):
     file(into, {"a": small.entry([4], 0, 16, "F1024")}, FOUR)
 
