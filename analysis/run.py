@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
 import time
 from dataclasses import dataclass, replace
@@ -128,7 +129,7 @@ def execute(spec: dict, progress=None) -> str:
     bench = lab(home(), ask.device)
     entry_key = key(ask)
     with bench.store.lock(entry_key):
-        if bench.store.get(entry_key) is None:
+        if spec.get("again") or bench.store.get(entry_key) is None:
             _compute(module, ask, bench, entry_key, progress or Quiet())
     return entry_key
 
@@ -152,6 +153,7 @@ def _compute(module, ask: Request, bench: Lab, entry_key: str, progress) -> None
         "cpu_seconds": time.process_time() - cpu, "load_seconds": loading, "flops": flops, "commit": git_commit(), "versions": versions(),
         "plain": plain,
     }
+    bench.store.remove(entry_key)  # "Run again" replaces what was stored, once the new result is there
     bench.store.put(entry_key, arrays=arrays, tables=tables, record=record)
     _remember_rate(ask.analysis, flops / max(seconds - loading, 1e-3))
 
@@ -213,16 +215,16 @@ def _remember_rate(name: str, rate: float) -> None:
 def command(request: Request, against: Request | None = None) -> str:
     """The one line that computes the same again, headlessly."""
     module = analysis.load(request.analysis)
-    default = key_params(module.Params())
+    default = vars(module.Params())
     from models.variant import write_value
 
-    parts = ["python -m analysis", request.analysis, request.variants[0].written]
+    parts = ["python -m analysis", request.analysis, shlex.quote(request.variants[0].written)]
     other = against.variants[0] if against else request.variants[1] if len(request.variants) > 1 else None
     if other:
-        parts.append(f"--against '{other.written}'")
+        parts.append(f"--against {shlex.quote(other.written)}")
     parts.append(f"--corpus {request.corpus.written}")
-    changed = [f"{k}={write_value(v)}" for k, v in key_params(request.params).items() if v != default[k]]
-    parts += [f"--set {c}" for c in changed]
+    changed = [f"{k}={write_value(v)}" for k, v in vars(request.params).items() if v != default[k]]  # display ones too: they change figures
+    parts += [f"--set {shlex.quote(c)}" for c in changed]
     return " ".join([*parts, "--out DIR"])
 
 

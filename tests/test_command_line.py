@@ -274,3 +274,13 @@ def test_needs_nothing_heavy_to_say_what_is_wrong():
 
     code = "import sys, analysis.__main__ as m\ntry: m.main([])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=run.REPO, capture_output=True)
+
+
+def test_the_command_is_safe_to_paste_and_sets_what_the_figures_show():
+    """`!` would recall history in a shell; a display parameter changes figures, so it is part of the line."""
+    import shlex
+
+    (asked,) = run.requests("layer_redundancy", "demo/a!bfloat16", None, None, {"tokens": "after-first", "seed": "3"})
+    line = run.command(asked)
+    assert "'demo/a!bfloat16'" in line
+    assert shlex.split(line)[3:] == ["layer_redundancy", "demo/a!bfloat16", "--corpus", asked.corpus.written, "--set", "tokens=after-first", "--set", "seed=3", "--out", "DIR"]
