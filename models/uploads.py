@@ -79,7 +79,7 @@ def ticket(home: Path, owner: str, seconds: int = DAY) -> str:
 def owner_of(home: Path, written: str) -> str:
     """The owner that a ticket names; Refused when it is not ours or too old."""
     text, _, signature = written.partition(".")
-    if len(written) > 4_000 or not hmac.compare_digest(_sign(home, text), signature):
+    if len(written) > 4_000 or not hmac.compare_digest(_sign(home, text).encode(), signature.encode("utf-8", "replace")):
         raise Refused("This upload does not come from a page of this app. Reload the checkpoints page and try again.")
     owner, until, _ = json.loads(bytes.fromhex(text))
     if until < time.time():
