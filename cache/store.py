@@ -114,16 +114,18 @@ class Store:
         self.touch(key)
         return Entry(path, content["record"], content["files"])
 
-    def put(self, key: str, arrays: dict | None = None, tables: dict | None = None, record: dict | None = None) -> Entry:
-        """Store and return the entry. A key that is already there keeps its first content; a damaged entry is replaced."""
-        found = self.get(key)
+    def put(self, key: str, arrays: dict | None = None, tables: dict | None = None, record: dict | None = None,
+            *, replace: bool = False) -> Entry:
+        """Store and return the entry. A key that is already there keeps its first content unless `replace` says otherwise;
+        a damaged entry is replaced."""
+        found = None if replace else self.get(key)
         if found is not None:
             return found
         temporary = self.root / ".tmp" / f"{key}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
         temporary.mkdir()
         try:
             self._write(temporary, arrays or {}, tables or {}, record or {})
-            self._install(temporary, self._path(key))
+            self._install(temporary, self._path(key), replace)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         entry = self.get(key)
@@ -148,17 +150,18 @@ class Store:
         sync(folder / "record.json")
         sync(folder)
 
-    def _install(self, temporary: Path, path: Path) -> None:
+    def _install(self, temporary: Path, path: Path, replace: bool) -> None:
         """Rename into place. Where another process was faster its entry stays, unless that one is damaged."""
-        try:
-            os.rename(temporary, path)
-        except OSError as failure:
-            if failure.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            if self.get(path.name) is None:
-                self._remove(path)
+        while True:
+            try:
                 os.rename(temporary, path)
-        sync(self.root)
+                return sync(self.root)
+            except OSError as failure:
+                if failure.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            if not replace and self.get(path.name) is not None:
+                return
+            self._remove(path)
 
     @contextmanager
     def lock(self, key: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:

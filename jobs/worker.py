@@ -92,7 +92,8 @@ class Worker:
         beat.start()
         self._import_early()
         self._serve()
-        self.table.release(self.lane)
+        if not self._home_is_gone():
+            self.table.release(self.lane)
         return 0
 
     def _serve(self) -> None:

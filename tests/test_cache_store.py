@@ -178,6 +178,12 @@ def test_put_is_idempotent(store):
     assert os.listdir(store.root / ".tmp") == []
 
 
+def test_a_result_asked_for_again_replaces_the_old_one(store):
+    store.put("k", arrays={"x": np.zeros(2)}, record={"n": 1})
+    new = store.put("k", arrays={"x": np.ones(2)}, record={"n": 2}, replace=True)
+    assert new.record == {"n": 2} and store.get("k").array("x").tolist() == [1, 1] and os.listdir(store.root / ".tmp") == []
+
+
 DAMAGE = {
     "arrays flipped": lambda e: flip(e / "arrays.safetensors"),
     "arrays cut": lambda e: os.truncate(e / "arrays.safetensors", 20),
