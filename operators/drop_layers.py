@@ -75,8 +75,8 @@ def check(params: Params, shape: Shape) -> None:
     n = len(shape.layers) if kinds == ("block",) else sum(kind in kinds for _, kind in left)
     most = n if len(kinds) == 1 and kinds != ("block",) and len(left) > n else n - 1  # all of one kind may go while others stay
     if params.count > most:
-        what = "blocks" if kinds == ("block",) else " and ".join({"attn": "attention", "mlp": "MLP"}[k] for k in kinds) + " sublayers"
-        raise Refused(f"count={params.count} is too many: this model has {n} {what} left, and at most {most} can go.")
+        what = "block" if kinds == ("block",) else " and ".join({"attn": "attention", "mlp": "MLP"}[k] for k in kinds) + " sublayer"
+        raise Refused(f"count={params.count} is too many: this model has {n} {what}{'s' * (n != 1)} left, and at most {most} can go.")
 
 
 def _check_given(params: Params, shape: Shape) -> None:

@@ -46,6 +46,11 @@ def depth(runs) -> int:
     return max(run.result.n_layers for run in runs)
 
 
+def nats(x: float) -> str:
+    """A KL; what float32 logits cannot tell from zero is said so."""
+    return number(x) if x >= 1e-6 else "less than 0.000001"
+
+
 def listed(numbers) -> str:
     return ", ".join(map(str, numbers[:-1])) + (" and " if len(numbers) > 1 else "") + str(numbers[-1]) if numbers else ""
 
@@ -65,8 +70,13 @@ def answer(runs) -> str:
 
 def _cheapest(run) -> str:
     r, s, i = run.result, scope(run), cheapest(run)
-    return (f"Removing **block {r.blocks[i]}** costs **{number(r.kl[BLOCK, i, s])} nats per token** "
-            f"(95 % interval {interval(r.kl_low[BLOCK, i, s], r.kl_high[BLOCK, i, s])}); the median block costs {number(np.nanmedian(r.kl[BLOCK, :, s]))}.")
+    return (f"Removing **block {r.blocks[i]}** costs **{nats(r.kl[BLOCK, i, s])} nats per token**{_interval(r, i, s)}; "
+            f"the median block costs {nats(np.nanmedian(r.kl[BLOCK, :, s]))}.")
+
+
+def _interval(r, i: int, s: int) -> str:
+    low, high = r.kl_low[BLOCK, i, s], r.kl_high[BLOCK, i, s]
+    return f" (95 % interval {interval(low, high)})" if high >= 1e-6 else ""
 
 
 def _by_cosine(run) -> str:
@@ -76,18 +86,18 @@ def _by_cosine(run) -> str:
             if np.isfinite(found.rho) else f"{found.n} blocks are too few for a rank correlation")
     if i == cheapest(run):
         return f"Cosine similarity would remove the same block ({null})."
-    return f"Cosine similarity would have removed block {r.blocks[i]}, which costs {number(r.kl[BLOCK, i, s])} ({null})."
+    return f"Cosine similarity would have removed block {r.blocks[i]}, which costs {nats(r.kl[BLOCK, i, s])} ({null})."
 
 
 def _against(a, b) -> str:
     i, s = cheapest(b), scope(b)
     block = int(b.result.blocks[i])
-    cost = number(b.result.kl[BLOCK, i, s])
+    cost = nats(b.result.kl[BLOCK, i, s])
     missing = [x for x in gone(b) if x not in gone(a)]
     lead = f"In {b.label}, where block {missing[0]} is gone," if len(missing) == 1 else (
         f"In {b.label}, where blocks {listed(missing)} are gone," if missing else f"In {b.label}")
     here = np.flatnonzero(a.result.blocks == block)
-    before = f" (in {a.label} {number(a.result.kl[BLOCK, here[0], scope(a)])})" if len(here) else ""
+    before = f" (in {a.label} {nats(a.result.kl[BLOCK, here[0], scope(a)])})" if len(here) else ""
     return f"{lead} the cheapest is block {block} at {cost}{before}."
 
 
@@ -101,7 +111,7 @@ def headlines(runs) -> tuple[Headline, ...]:
     i, values, found = cheapest(a), r.kl[BLOCK, :, s], correlation(a, BLOCK)
     rows = [
         Headline("Cheapest block", str(r.blocks[i]), low=float(r.kl_low[BLOCK, i, s]), high=float(r.kl_high[BLOCK, i, s]),
-                 note=f"{number(values[i])} nats/token mean KL"),
+                 note=f"{nats(values[i])} nats/token mean KL"),
         Headline("Median cost of one block", float(np.nanmedian(values)), "nats/token", float(np.nanmin(values)), float(np.nanmax(values)),
                  better="low", note="range over blocks"),
         Headline("Similarity against damage", found.rho, "ρ", found.low, found.high, f"{number(found.null_low, 2)} to {number(found.null_high, 2)}",
@@ -109,8 +119,9 @@ def headlines(runs) -> tuple[Headline, ...]:
     ]
     if len(runs) > 1 and measured(runs[1]):
         ratio = cost_ratios(a, runs[1])
-        rows.append(Headline("Blocks left, B over A", float(np.median(ratio)), "×", float(ratio.min()), float(ratio.max()), better="",
-                             note=f"median and range, n = {len(ratio)}"))
+        if len(ratio):
+            rows.append(Headline("Blocks left, B over A", float(np.median(ratio)), "×", float(ratio.min()), float(ratio.max()),
+                                 note=f"median and range, n = {len(ratio)}"))
     else:
         rows.append(Headline("Perplexity without it", float(r.perplexity[BLOCK, i, s]), "", better="low", note=f"{number(r.base_perplexity[s])} with it"))
     return tuple(rows)
@@ -120,5 +131,6 @@ def cost_ratios(a, b) -> np.ndarray:
     """KL of removing each block that both have, B over A."""
     common = [x for x in a.result.blocks.tolist() if x in set(b.result.blocks.tolist())]
     at = lambda run: np.array([run.result.kl[BLOCK, list(run.result.blocks).index(x), scope(run)] for x in common])
-    ratio = at(b) / at(a)
-    return ratio[np.isfinite(ratio)]
+    with np.errstate(divide="ignore"):
+        ratio = at(b) / at(a)
+    return ratio[np.isfinite(ratio) & (ratio > 0)]
