@@ -6,8 +6,8 @@ eigenvalues); CorDA M = (C + damping)². All four are this one projection; none 
 parameters that stays: k = ⌊keep · mn / (m + n)⌋. WeLore's allocation gives each matrix the singular values that, scaled to its
 own 0–1, exceed one threshold for the whole model; matrices that would not get smaller stay dense. Fused Q, K, V are split first.
 
-Use SVD-LLM up to about a third off where activations are low-dimensional, plain SVD as the baseline. Not for narrow matrices
-(grouped K and V), whose break-even rank mn/(m+n) is low, and not where weights have flat spectra: see the rank map.
+Use it with SVD-LLM's metric up to about a third off where activations are low-dimensional, with plain SVD as the baseline. Not
+for narrow matrices (grouped K and V), whose break-even rank mn/(m+n) is low, nor where spectra are flat: see the rank map.
 Sources: Yuan et al. 2023 (ASVD); Wang et al., ICLR 2025 (SVD-LLM); Yang et al., NeurIPS 2024 (CorDA); Jaiswal et al. 2024 (WeLore).
 """
 

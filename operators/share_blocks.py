@@ -34,7 +34,7 @@ class Params:
     representative: Literal["first", "centre", "mean"] = param("first", "Whose matrices", first=True)
     remove: int = param(0, "Blocks removed first", first=True, low=0, high=64, help="Those with the lowest trained gates; needs calibration text")
     blocks: tuple[int, ...] = param((), "Only these blocks", help="Block indices such as 2.3.4; none means all that are left")
-    steps: int = param(60, "Gate training steps", low=1, high=2_000)
+    steps: int = param(80, "Gate training steps", low=1, high=2_000)
 
 
 NEUTRAL = (Params(group=1), 0.0)

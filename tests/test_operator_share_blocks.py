@@ -66,17 +66,19 @@ def test_gates_of_one_change_nothing_and_zero_removes(family):
 
 
 def test_a_block_that_does_nothing_gets_the_lowest_gate():
-    """Planted: text that the model itself finds likely, block 1 adds nothing; the loss cannot defend its gate."""
-    model = model_of("gpt2", n_layers=3)
-    for name in ("attn.c_proj", "mlp.c_proj"):
-        module = model.blocks[1].get_submodule(name)
-        model.set_matrix(1, name, torch.zeros_like(model.matrix(1, name)), torch.zeros_like(module.bias))
+    """Planted: text that the model itself finds likely, blocks that outweigh the embedding, and one block adds nothing."""
+    model, null = model_of("llama", seed=2), 2
+    model.module.model.embed_tokens.weight.mul_(0.1)
+    for name in ("self_attn.o_proj", "mlp.down_proj"):
+        model.set_matrix(null, name, torch.zeros_like(model.matrix(null, name)))
     ids = text_for(model).ids
     for t in range(1, ids.shape[1]):  # greedy continuation: every block's work lowers the loss
         ids[:, t] = model.logits(ids[:, :t])[:, -1].argmax(-1)
-    gates = gate_importance(model, ids, torch.ones_like(ids, dtype=torch.bool), target=2 / 3, steps=30)
-    assert gates.shape == (31, 3) and int(gates[-1].argmin()) == 1
-    assert torch.equal(gates, gate_importance(model, ids, torch.ones_like(ids, dtype=torch.bool), target=2 / 3, steps=30))
+    everything = torch.ones_like(ids, dtype=torch.bool)
+    gates = gate_importance(model, ids, everything, target=2 / 3)
+    assert gates.shape == (81, 3) and int(gates[-1].argmin()) == null and float(gates[-1, null]) < 0.5
+    twice = [gate_importance(model, ids, everything, target=2 / 3, steps=3) for _ in range(2)]
+    assert torch.equal(*twice)
 
 
 def test_removal_by_gates_then_sharing():

@@ -1,0 +1,29 @@
+"""Orders of a recipe that destroy what an earlier step stored are refused with the reason; sensible ones pass."""
+
+import pytest
+
+from models.refusal import Refused
+from operators import parse
+
+SENSIBLE = (
+    "drop_layers:blocks=3~wanda~gptq", "sparsegpt~round_to_nearest", "round_to_nearest~magnitude", "gptq~drop_layers:blocks=3",
+    "low_rank:which=attn~gptq:which=mlp", "gptq:which=attn,bits=8~gptq:which=mlp", "drop_layers:blocks=3~slice_gpt~share_blocks",
+    "share_blocks~round_to_nearest", "gptq~share_blocks", "wanda:which=attn~sparsegpt:which=mlp",
+)
+SENSELESS = {
+    "round_to_nearest~sparsegpt": "prune first", "gptq~round_to_nearest": "a second time", "wanda~low_rank": "thin factors",
+    "low_rank~round_to_nearest": "product of the two factors", "wanda~magnitude": "second mask", "gptq~slice_gpt": "slice first",
+    "slice_gpt~wanda": "old basis", "share_blocks~gptq": "share last", "gptq~share_blocks:representative=mean": "first or the centre",
+    "gptq:which=attn~drop_layers:blocks=1~split_quant": "a second time",
+}
+
+
+@pytest.mark.parametrize("steps", SENSIBLE)
+def test_sensible_orders_pass(steps):
+    assert parse(f"demo/storyteller-a~{steps}").steps
+
+
+@pytest.mark.parametrize("steps", SENSELESS)
+def test_senseless_orders_are_refused_with_the_reason(steps):
+    with pytest.raises(Refused, match=SENSELESS[steps]):
+        parse(f"demo/storyteller-a~{steps}")
