@@ -122,10 +122,11 @@ def estimate(checkpoint: Checkpoint, dtype: str = "float32") -> int:
     return table.n_parameters * DTYPE_BYTES[dtype] + max(t.n_bytes for t in table.tensors.values())
 
 
-def load(checkpoint: Checkpoint, dtype: str = "float32", device: str = "cpu", finite: bool = True):
+def load(checkpoint: Checkpoint, dtype: str = "float32", device: str = "cpu", finite: bool = True, room: dict | None = None):
     """(model in eval mode, tokenizer or None). Refused instead of any random, dropped, resized or (`finite`) NaN tensor.
 
-    `device`: cpu, cuda, cuda:1 … or "offload", where accelerate keeps on disk the layers that do not fit.
+    `device`: cpu, cuda, cuda:1 … or "offload", where accelerate keeps on disk the layers that do not fit into `room`
+    (bytes by device, for instance {"cpu": 4_000_000_000}; None: what is free now).
     """
     import torch
 
@@ -137,7 +138,10 @@ def load(checkpoint: Checkpoint, dtype: str = "float32", device: str = "cpu", fi
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     config, _ = configs.build(_clean(checkpoint))
-    model, info = skeleton.assemble(config, _state(checkpoint.weights), dtype, _placement(device), **_offload(device, checkpoint))
+    if device == "offload":
+        model, info = _offloaded(config, checkpoint.weights, dtype, room or _room())
+    else:
+        model, info = skeleton.assemble(config, _state(checkpoint.weights), dtype, {"": device})
     if info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"] or info["error_msgs"]:
         raise Refused("The checkpoint changed while it was loaded: tensors are missing that were there. Load it again when no one writes to its folder.")
     _own_memory(model)
@@ -165,12 +169,22 @@ def _state(table: weights.Weights) -> dict:
     return state
 
 
-def _placement(device: str) -> dict | str:
-    return "auto" if device == "offload" else {"": device}
+def _offloaded(config, table: weights.Weights, dtype: str, room: dict):
+    """Layers beyond `room` stay in a temporary folder that lives as long as the model and are read at each forward."""
+    import tempfile
+
+    folder = tempfile.TemporaryDirectory(prefix="microtome-offload-")
+    model, info = skeleton.assemble(config, _state(table), dtype, "auto", offload_folder=folder.name, max_memory=room)
+    model.offload_folder = folder
+    return model, info
 
 
-def _offload(device: str, checkpoint: Checkpoint) -> dict:
-    return {"offload_folder": str(checkpoint.path / ".offload")} if device == "offload" else {}
+def _room() -> dict:
+    """What is free now, per device as accelerate names them."""
+    import torch
+
+    gpus = {i: available(f"cuda:{i}") - HEADROOM for i in range(torch.cuda.device_count())} if torch.cuda.is_available() else {}
+    return {**gpus, "cpu": available("cpu") - HEADROOM}
 
 
 def _own_memory(model) -> None:

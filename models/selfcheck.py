@@ -4,7 +4,7 @@
     attention   rows of every attention pattern sum to one (largest deviation)
     map         resid_post = resid_pre + attn_out + mlp_out at every block, as the module map names them
                 (largest error relative to the largest entry of resid_post)
-    chance      mean −log p of the next token on the sample, against ln V of a uniform guess [nats per token]
+    chance      mean −log p of the next token, on the sample it reads best, against ln V of a uniform guess [nats per token]
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ from dataclasses import dataclass
 from models import layout
 from models.refusal import Refused
 
-SAMPLE = (
+SAMPLES = (  # children's stories, the demo world's own, plain prose: a language model does better than chance on one
     "Once upon a time there was a little girl named Lily. She had a red ball. One day she went to the park with her mom and saw a "
-    "big dog. The dog wanted to play with the ball. Lily was happy and they played all day. When the sun went down she went home."
+    "big dog. The dog wanted to play with the ball. Lily was happy and they played all day. When the sun went down she went home.",
+    "Oscar was a patient boy who lived in a tall tower. He had a pink drum and a hen called Pip. One cloudy holiday, Oscar walked to "
+    "the garden with Pip. A singer named Peter sat there and ate rice. He looked bored. \"Who are you?\" asked Peter.",
+    "The city was founded in the twelfth century on the northern bank of the river. During the following decades it became the "
+    "largest market of the region, and its university, one of the oldest in the country, has attracted students ever since.",
 )
 POSITIONS = 64
 
@@ -45,26 +49,30 @@ def run(model, tokenizer) -> SelfCheck:
 
     config = model.config.get_text_config()
     length = min(POSITIONS, getattr(config, "max_position_embeddings", None) or POSITIONS)
-    ids, from_text = _ids(tokenizer, config.vocab_size, length)
-    ids = ids.to(next(model.parameters()).device)
+    device = next(model.parameters()).device
+    texts = [ids.to(device) for ids in _texts(tokenizer, config.vocab_size, length)]
+    ids = texts[0] if texts else torch.randint(config.vocab_size, (1, length), generator=torch.Generator().manual_seed(0)).to(device)
     with torch.inference_mode():
         logits = model(input_ids=ids, use_cache=False).logits.float()
         finite = bool(torch.isfinite(logits).all())
-        nats = float(torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:])) if from_text and finite and ids.shape[1] > 1 else None
+        nats = min((_nats(model, text) for text in texts), default=None) if finite else None
         attention = _attention(model, ids)
         residual, map_line = _residual(model, ids)
     chance = math.log(config.vocab_size)
     return SelfCheck(finite, attention, residual, nats, chance, tuple(_lines(finite, attention, map_line, nats, chance)))
 
 
-def _ids(tokenizer, vocab: int, length: int):
+def _texts(tokenizer, vocab: int, length: int) -> list:
+    """The samples as ids [1, position], as far as the tokenizer reads them as text."""
+    read = [tokenizer(text, return_tensors="pt")["input_ids"][:, :length] for text in SAMPLES] if tokenizer is not None else []
+    return [ids for ids in read if ids.shape[1] > 1 and int(ids.max()) < vocab and len(ids.unique()) > 2]
+
+
+def _nats(model, ids) -> float:
     import torch
 
-    if tokenizer is not None:
-        ids = tokenizer(SAMPLE, return_tensors="pt")["input_ids"][:, :length]
-        if ids.shape[1] > 1 and int(ids.max()) < vocab and len(ids.unique()) > 2:
-            return ids, True
-    return torch.randint(vocab, (1, length), generator=torch.Generator().manual_seed(0)), False
+    logits = model(input_ids=ids, use_cache=False).logits.float()
+    return float(torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:]))
 
 
 def _attention(model, ids) -> float | None:
@@ -119,5 +127,5 @@ def _lines(finite: bool, attention: float | None, map_line: str, nats: float | N
     if nats is None:
         yield f"Perplexity: no text sample could be read (no tokenizer); a uniform guess has {chance:.2f} nats per token."
     else:
-        verdict = "better than chance" if nats < chance - 0.1 else "no better than chance: random weights, or a tokenizer of another model"
-        yield f"Perplexity: {nats:.2f} nats per token on a short story, a uniform guess {chance:.2f}: {verdict}."
+        verdict = "better than chance" if nats < chance - 0.1 else "no better than chance: random weights, a tokenizer of another model, or a model of other text"
+        yield f"Perplexity: {nats:.2f} nats per token on the best of {len(SAMPLES)} short texts, a uniform guess {chance:.2f}: {verdict}."

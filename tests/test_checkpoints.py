@@ -226,3 +226,35 @@ def test_the_sorting_model_sorts(home):
     for _ in range(6):
         ids = torch.cat([ids, model(input_ids=ids).logits[:, -1:].argmax(-1)], 1)
     assert ids[0, 6:].tolist() == sorted(numbers)
+
+
+def test_layers_that_do_not_fit_stay_on_disk_with_the_same_logits(saved, home):
+    checkpoint = opened(saved / "llama", home)
+    ids = torch.arange(10)[None]
+    with torch.inference_mode():
+        expected = checkpoints.load(checkpoint)[0](input_ids=ids).logits
+        model, _ = checkpoints.load(checkpoint, device="offload", room={"cpu": 30_000})
+        assert "disk" in model.hf_device_map.values() and torch.equal(model(input_ids=ids).logits, expected)
+
+
+def test_self_check_names_what_is_wrong(saved, home):
+    """The same four checks on a random model, on one whose block adds something unmapped, and on one that overflows."""
+    from models import selfcheck
+
+    model, tokenizer = checkpoints.load(opened(saved / "llama", home))
+    honest = selfcheck.run(model, tokenizer)
+    assert honest.passed and honest.map_error < 1e-6 and honest.attention_error < 1e-5 and "no better than chance" in honest.lines[3]
+    hook = model.model.layers[1].register_forward_hook(lambda m, args, out: out + 1)
+    assert selfcheck.run(model, tokenizer).map_error > 0.1 and not selfcheck.run(model, tokenizer).passed
+    hook.remove()
+    model.model.norm.weight.data.fill_(torch.inf)
+    broken = selfcheck.run(model, tokenizer)
+    assert not broken.finite and not broken.passed and broken.nats_per_token is None
+
+
+@real
+def test_self_check_finds_stories260k_better_than_chance(home):
+    from models import selfcheck
+
+    result = selfcheck.run(*checkpoints.load(opened(DATA / "stories260K", home)))
+    assert result.passed and result.nats_per_token < 2 < result.chance_nats
