@@ -25,7 +25,7 @@ from cache.fingerprint import code_identity, fingerprint
 from cache.store import Entry, Store
 from models import checkpoints
 from models.corpus import Corpus, parse as parse_corpus
-from models.lab import SCHEMA, Lab
+from models.lab import ENGINE, SCHEMA, Lab
 from models.params import key_params, read_params
 from models.progress import Quiet
 from models.refusal import Refused
@@ -116,7 +116,7 @@ def key(request: Request) -> str:
     bench = lab(home())
     module = analysis.load(request.analysis)
     return fingerprint(
-        "analysis", SCHEMA, kernels.VERSION, request.analysis, code_identity(module), [bench.identity(v) for v in request.variants],
+        "analysis", SCHEMA, ENGINE, kernels.VERSION, request.analysis, code_identity(module), [bench.identity(v) for v in request.variants],
         bench.corpus_identity(request.corpus), key_params(request.params),
     )
 
@@ -128,9 +128,10 @@ def execute(spec: dict, progress=None) -> str:
     ask = Request(spec["analysis"], variants, parse_corpus(spec["corpus"]), read_params(module.Params, spec["params"]), spec.get("device", "cpu"))
     bench = lab(home(), ask.device)
     entry_key = key(ask)
-    with bench.store.lock(entry_key):
+    progress = progress or Quiet()
+    with bench.store.lock(entry_key, waiting=lambda: progress.step(0, 0, "another run computes this")):
         if spec.get("again") or bench.store.get(entry_key) is None:
-            _compute(module, ask, bench, entry_key, progress or Quiet())
+            _compute(module, ask, bench, entry_key, progress)
     return entry_key
 
 
@@ -141,7 +142,7 @@ def _compute(module, ask: Request, bench: Lab, entry_key: str, progress) -> None
     for v in ask.variants:
         bench.model(v, progress)
     loading = time.perf_counter() - loading
-    result = module.compute(captures, ask.params, progress)
+    result = module.compute(captures, ask.params, progress.part(entry_key))
     arrays, tables, plain = encode(result)
     seconds = time.perf_counter() - began
     n_tokens = captures[0].tokens.n_tokens
@@ -153,8 +154,7 @@ def _compute(module, ask: Request, bench: Lab, entry_key: str, progress) -> None
         "cpu_seconds": time.process_time() - cpu, "load_seconds": loading, "flops": flops, "commit": git_commit(), "versions": versions(),
         "plain": plain,
     }
-    bench.store.remove(entry_key)  # "Run again" replaces what was stored, once the new result is there
-    bench.store.put(entry_key, arrays=arrays, tables=tables, record=record)
+    bench.store.put(entry_key, arrays=arrays, tables=tables, record=record, replace=True)
     _remember_rate(ask.analysis, flops / max(seconds - loading, 1e-3))
 
 

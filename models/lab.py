@@ -13,6 +13,7 @@ import kernels
 from cache.codec import decode, encode
 from cache.fingerprint import code_identity, fingerprint
 from cache.store import Store
+from models import capture as capture_module
 from models import checkpoints
 from models.capture import Capture
 from models.corpus import Corpus, Tokens
@@ -25,6 +26,7 @@ from models.refusal import Refused
 from models.shape import shape_of
 from models.variant import Step, Variant
 
+ENGINE = code_identity(capture_module)  # how text becomes tokens and activations statistics; captures reach their users as values, so no import shows it
 SCHEMA = 1  # of stored plans and results; bump when their meaning changes without a change of code
 
 
@@ -92,8 +94,9 @@ class Lab:
         """The last step's Plan: from the store, or decided now and stored. A merge's first step decides over all parents."""
         step = variant.steps[-1]
         operator = self.operators[step.operator]
-        key = fingerprint("plan", kernels.VERSION, self.identity(variant))
-        with self.store.lock(key):
+        key = fingerprint("plan", ENGINE, kernels.VERSION, self.identity(variant))
+        progress = (progress or Quiet()).part(key)
+        with self.store.lock(key, waiting=lambda: progress.step(0, 0, "another run decides this recipe")):
             entry = self.store.get(key)
             if entry is None:
                 source = variant.parents if _merges(variant) else variant.parent
@@ -102,7 +105,7 @@ class Lab:
                 operator.check(self.params(step), shape_of(given[0] if _merges(variant) else given))
                 calibration = self.capture(subject, parse_corpus(step.on)) if step.on else None
                 began = time.perf_counter()
-                plan = operator.decide(given, self.params(step), calibration, progress or Quiet())
+                plan = operator.decide(given, self.params(step), calibration, progress)
                 record = {"kind": "plan", "operator": step.operator, "variant": variant.to_json(), "written": variant.written,
                           "seconds": time.perf_counter() - began, "device": self.device}
                 self._put(key, plan, record)
@@ -112,13 +115,14 @@ class Lab:
     def kept(self, name: str, capture: Capture, parameters: dict, make, plan_class, progress=None):
         """An analysis's trained artefact, keyed by its maker's code, variant, corpus, name and parameters."""
         maker = sys.modules[make.__module__]
-        key = fingerprint("kept", kernels.VERSION, name, code_identity(maker), self.identity(capture.variant),
+        key = fingerprint("kept", ENGINE, kernels.VERSION, name, code_identity(maker), self.identity(capture.variant),
                           self.corpus_identity(capture.corpus), parameters)
-        with self.store.lock(key):
+        progress = (progress or Quiet()).part(key)
+        with self.store.lock(key, waiting=lambda: progress.step(0, 0, "another run trains this")):
             entry = self.store.get(key)
             if entry is None:
                 began = time.perf_counter()
-                plan = make(progress or Quiet())
+                plan = make(progress)
                 record = {"kind": "kept", "name": name, "written": capture.variant.written, "corpus": capture.corpus.written,
                           "parameters": parameters, "seconds": time.perf_counter() - began, "device": self.device}
                 self._put(key, plan, record)

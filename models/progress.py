@@ -1,4 +1,4 @@
-"""The progress that says nothing; jobs and the command line bring ones that do, with the same three methods."""
+"""The progress that says nothing; jobs and the command line bring ones that do, with the same methods."""
 
 
 class Quiet:
@@ -13,3 +13,7 @@ class Quiet:
     def saved(self) -> dict | None:
         """The state kept by an interrupted run of the same job, or None."""
         return None
+
+    def part(self, key: str) -> "Quiet":
+        """The same progress for one part of a run, with a kept state of its own; `key` says what the part computes."""
+        return self
