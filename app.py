@@ -3,11 +3,7 @@
     streamlit run app.py
 """
 
-import os
 from contextlib import asynccontextmanager
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # this process draws; the workers compute
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import streamlit as st
 

@@ -51,17 +51,16 @@ def bar(f, kind, value: Any, disabled: bool = False) -> None:
         _text(f, value, disabled, collapsed=True)
         return
     unit = f.metadata.get("unit", "")
-    worded = [sentence(label, text, unit) for text in choices]
     st.selectbox(
         label.replace("{}", "…"), choices, key=seed(f"param_{f.name}", write_value(value)), label_visibility="collapsed", disabled=disabled,
-        width=width(worded), format_func=lambda text: sentence(label, text, unit), help=help_text, accept_new_options=kind in (int, float),
+        width=width(sentence(label, write_value(value), unit)), format_func=lambda text: sentence(label, text, unit), help=help_text, accept_new_options=kind in (int, float),
         on_change=_store, args=(f"param_{f.name}", f.name, write_value(f.default)),
     )
 
 
-def width(texts: list[str]) -> int:
-    """px of a select that shows the longest of these without clipping."""
-    return min(round(7.2 * max(map(len, texts))) + 46, 260)
+def width(text: str) -> int:
+    """px of a select that shows this text without clipping it."""
+    return min(round(7.0 * len(text)) + 48, 260)
 
 
 def folded(f, kind, value: Any, disabled: bool = False, write: Callable | None = None) -> None:

@@ -70,7 +70,7 @@ def _sequences(view: View, disabled: bool) -> None:
     now = view.corpus_spec.n_sequences
     st.selectbox(
         "Sequences", sorted({*SEQUENCES, now}), key=controls.seed("slice_n", now), format_func=lambda n: f"{n:,} sequences", disabled=disabled,
-        label_visibility="collapsed", width=controls.width([f"{now:,} sequences"]), on_change=_cut, args=("slice_n", "n_sequences", view.corpus),
+        label_visibility="collapsed", width=controls.width(f"{now:,} sequences"), on_change=_cut, args=("slice_n", "n_sequences", view.corpus),
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import typing
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import streamlit as st
 
@@ -17,7 +18,6 @@ from models import shelf
 from models.params import fields_of, key_params, read_params
 from models.refusal import Refused
 from models.variant import Step, write_value
-from models.variant import parse as parse_variant
 from pages.shared import controls, queue
 from pages.shared.view import DEFAULT_MODEL, View
 from pages.shared.wording import plain, short_variant
@@ -89,24 +89,26 @@ def _make_variant(view: View) -> None:
     """One step on top of A, its parameters generated from the operator's Params; becomes B."""
     name = st.selectbox("Operator", list(operators.OPERATORS), format_func=lambda n: operators.OPERATORS[n].TITLE, key="step_operator")
     operator = operators.OPERATORS[name]
-    given = {}
-    for f, kind in fields_of(operator.Params):
-        label = f.metadata.get("label", f.name)
-        given[f.name] = st.text_input(label, "" if f.default == () else write_value(f.default), key=f"step_{name}_{f.name}", help=f.metadata.get("help") or None) \
-            if not hasattr(kind, "__args__") or kind.__args__[-1] is Ellipsis \
-            else st.selectbox(label, [write_value(v) for v in kind.__args__], key=f"step_{name}_{f.name}", help=f.metadata.get("help") or None)
+    given = {f.name: _entry(f, kind, f"step_{name}_{f.name}") for f, kind in fields_of(operator.Params)}
     if st.button("Compare A with it", type="primary", key="step_use", width="stretch"):
         try:
-            params = read_params(operator.Params, given)
-            step = Step(name, tuple((k, write_value(v)) for k, v in key_params(params).items()))
-            made = operators.canonical(replace(operators.parse(view.a), steps=operators.parse(view.a).steps + (step,)))
-            if hasattr(operator, "check"):
-                operator.check(params, run.shape(parse_variant(view.a)))
+            params = key_params(read_params(operator.Params, given))
+            subject = operators.parse(view.a)
+            made = operators.canonical(subject.then(Step(name, tuple((k, write_value(v)) for k, v in params.items()))))
         except Refused as error:
             st.error(plain(error))
         else:
-            controls.write_link("b", made.written)
+            controls.write_link("b", run.keep_recipe(made))
             st.rerun()
+
+
+def _entry(f, kind, key: str) -> str:
+    """One parameter of a step as text: a choice where there is one, else a field to type in."""
+    label, about = f.metadata.get("label", f.name), f.metadata.get("help") or None
+    if typing.get_origin(kind) is Literal or kind is bool:
+        choices = [write_value(v) for v in (typing.get_args(kind) or (False, True))]
+        return st.selectbox(label, choices, choices.index(write_value(f.default)), key=key, help=about)
+    return st.text_input(label, "" if f.default == () else write_value(f.default), key=key, help=about, placeholder="none" if f.default == () else "")
 
 
 def _open() -> None:
@@ -148,9 +150,7 @@ def queue_panel() -> None:
                     with st.container(horizontal=True, vertical_alignment="center"):
                         st.caption(job.short, width="content")
                         st.space("stretch")
-                        if st.button("Cancel", type="tertiary", key=f"queue_cancel_{job.id}"):
-                            queue.cancel(job.id)
-                            st.rerun(scope="fragment")
+                        st.button("Cancel", type="tertiary", key=f"queue_cancel_{job.id}", on_click=queue.cancel, args=(job.id,))
             else:
                 st.caption(f":material/schedule: {plain(job.title)}")
 
