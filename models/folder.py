@@ -30,23 +30,39 @@ def export(model: Model, variant: Variant, identity: str, folder: Path, commit: 
     for module, words in ([(without_blocks(model), f"{gone} of {model.n_layers} blocks left out")] if gone else []) + [(model.module, "")]:
         temporary = Path(tempfile.mkdtemp(prefix=".export-", dir=folder.parent))
         try:
-            module.save_pretrained(temporary)
+            module.save_pretrained(temporary, state_dict=own_tensors(module))
             if model.tokenizer is not None:
                 model.tokenizer.save_pretrained(temporary)
             difference = largest_difference(model, temporary)
             if difference <= limit:
                 masked = sorted((layer, kind) for layer, kind in model.removed if words == "" or layer in model.layers)
-                text = words or (f"{len(masked)} removed parts kept as zeros" if masked else "no part removed")
+                text = words or (f"{len(masked)} removed parts kept as zeros" if masked else f"all {model.n_layers} blocks kept")
                 (temporary / "README.md").write_text(card(model, variant, identity, text, difference, commit))
-                temporary.chmod(0o755)
                 _put(temporary, folder)
                 return f"{text}; loaded again, the largest difference of a logit is {difference:.2g}."
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    raise Refused(f"Loaded again by transformers, {variant.written} differs by {difference:.2g} in a logit (expected at most {limit:g}); nothing was written.")
+    found = "has tensors that do not fit its config" if difference == float("inf") else f"differs by {difference:.2g} in a logit (expected at most {limit:g})"
+    raise Refused(f"Loaded again by transformers, {variant.written} {found}; nothing was written.")
+
+
+def own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The module's tensors with one of its own for each block that shares another's, because the format has no sharing; a head
+    that its config ties to the embedding stays tied."""
+    head = module.get_output_embeddings()
+    tied = head.weight.data_ptr() if head is not None and module.config.get_text_config().tie_word_embeddings else None
+    seen, tensors = {tied}, {}
+    for name, tensor in module.state_dict().items():
+        place = tensor.data_ptr()
+        tensors[name] = tensor.clone() if place in seen and place != tied else tensor
+        seen.add(place)
+    return tensors
 
 
 def _put(temporary: Path, folder: Path) -> None:
+    temporary.chmod(0o755)
+    for file in temporary.iterdir():
+        file.chmod(0o644)  # safetensors writes for its owner only
     if folder.is_dir():
         folder.rmdir()  # empty, as the caller has made sure
     temporary.rename(folder)
@@ -69,10 +85,14 @@ def without_blocks(model: Model) -> nn.Module:
 
 def largest_difference(model: Model, folder: Path) -> float:
     """Largest |difference| of a logit between the variant as it runs here and the folder as transformers loads it, on
-    two sequences of random tokens."""
+    two sequences of random tokens; infinite when transformers cannot fill the model from it."""
     from transformers import AutoModelForCausalLM
 
-    loaded, report = AutoModelForCausalLM.from_pretrained(folder, dtype=next(model.module.parameters()).dtype, output_loading_info=True, trust_remote_code=False)
+    dtype = next(model.module.parameters()).dtype
+    try:
+        loaded, report = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, trust_remote_code=False)
+    except RuntimeError:  # shapes that the config does not promise
+        return float("inf")
     if any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")):
         return float("inf")
     length = min(32, getattr(model.config, "max_position_embeddings", 32))
