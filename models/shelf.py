@@ -46,16 +46,23 @@ class ShelfEntry:
     def alias(self) -> str:
         return self.source.partition("/")[2]
 
+    @property
+    def folder(self) -> Path:
+        return Path(self.path)
+
 
 def public() -> bool:
     """True while the app serves others (`MICROTOME_PUBLIC=1`)."""
     return os.environ.get("MICROTOME_PUBLIC", "") not in ("", "0")
 
 
-def shelf(home: Path, user: str = "", demo: Path | None = None) -> list[ShelfEntry]:
-    """What `user` may choose, demo models first, then the newest; expired uploads are not shown. Reads no weights."""
+def shelf(home: Path, user: str = "", demo: Path | None = None, inspectable: bool = False) -> list[ShelfEntry]:
+    """What `user` may choose, demo models first, then the newest; expired uploads are not shown. Reads no weights.
+
+    `inspectable` lists also what can be looked at but not run (their `why` says the reason).
+    """
     now = time.time()
-    own = [e for e in _entries(home).values() if may_use(e, user) and (e.expires is None or e.expires > now)]
+    own = [e for e in _entries(home).values() if may_use(e, user) and (e.expires is None or e.expires > now) and (e.runnable or inspectable)]
     return demo_models(demo) + sorted(own, key=lambda e: -e.created)
 
 

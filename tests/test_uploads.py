@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 
+import numpy as np
 import pytest
 from hostile import small
 from starlette.applications import Starlette
@@ -212,3 +213,35 @@ def test_a_link_planted_in_the_upload_folder_is_not_followed(home, tmp_path):
     with pytest.raises(OSError):
         uploads.receive(home, "ann", upload.id, "a.safetensors")
     assert (tmp_path / "secret").read_text() == "untouched"
+
+
+def test_what_cannot_run_is_kept_to_be_inspected_and_says_why(home, tmp_path, monkeypatch):
+    from models import inspect
+
+    def take(incoming, folder, *rest):
+        shutil.copytree(incoming, folder / "model")
+        return intake.Outcome(folder / "model", "safetensors", {}, (), False, "No such architecture.", (), (), ())
+
+    monkeypatch.setattr(intake, "take", take)
+    folder = tmp_path / "g"
+    folder.mkdir()
+    small.rewrite(folder, {"x": np.ones((2, 3), np.float32)})
+    entry, _ = send(home, "ann", folder)[1]({})
+    seen = lambda **more: [e.source for e in shelf.shelf(home, "ann", demo=tmp_path / "none", **more)]
+    assert seen() == [] and seen(inspectable=True) == [entry.source]
+    with pytest.raises(Refused, match="can be inspected but not run. No such architecture"):
+        checkpoints.resolve(entry.source, home)
+    assert inspect.parameters(shelf.find(entry.alias, home).folder)["name"].to_pylist() == ["x"]
+
+
+def test_a_link_left_by_the_reading_process_is_not_followed(home, tmp_path, monkeypatch):
+    from models.intake import isolate
+
+    def run(task, arguments, folder, *rest):
+        (folder / "model").mkdir()
+        (folder / "model" / "model.safetensors").symlink_to("/etc/passwd")
+        return {"form": "safetensors", "fields": {}, "questions": [], "runnable": True, "why": "", "notes": [], "lines": []}
+
+    monkeypatch.setattr(isolate, "run", run)
+    with pytest.raises(Refused, match="no plain file"):
+        intake.take(tmp_path / "in", tmp_path / "u")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from models.intake import isolate
 from models.intake.infer import Question
+from models.refusal import Refused, shown
 
 UNPACKED_LIMIT = 8 << 30  # bytes that an archive may become
 
@@ -52,8 +53,16 @@ def take(
     }
     readable = tuple(path for path in (incoming, base, known_tokenizer) if path)
     done = isolate.run("prepare", arguments, folder, readable, limits)
+    _only_files(folder / "model")
     questions = tuple(Question(q["field"], q["text"], q["default"], tuple(q["options"])) for q in done["questions"])
     return Outcome(
         folder / "model", done["form"], done["fields"], questions, done["runnable"], done["why"], tuple(done.get("details", ())),
         tuple(done["notes"]), tuple(done["lines"]),
     )
+
+
+def _only_files(model: Path) -> None:
+    """The process that read the files is not trusted either: no link of its making is followed afterwards."""
+    odd = [path.name for path in model.rglob("*") if path.is_symlink() or not path.is_file()]
+    if odd:
+        raise Refused(f"Reading the files left something that is no plain file ({shown(odd[0])}); the upload is not used. Upload the original again.")
