@@ -33,10 +33,24 @@ def interval(low: float, high: float) -> str:
     return f"{number(low)}\u2060–\u2060{number(high)}"
 
 
-def note(fig: go.Figure, theme: Theme, text: str, x, y, *, ref=("paper", "paper"), color: str | None = None, **more) -> None:
-    """A piece of text; `ref` are plotly axis names."""
-    fig.add_annotation(**{**dict(text=text, x=x, y=y, xref=ref[0], yref=ref[1], showarrow=False,
-                                 font=dict(size=theme.size, color=color or theme.axis)), **more})
+def note(fig: go.Figure, theme: Theme, text: str, x, y, **more) -> None:
+    """One piece of text; see `text_at`."""
+    add(fig, [text_at(theme, text, x, y, **more)])
+
+
+def text_at(theme: Theme, text: str, x, y, *, ref=("paper", "paper"), color: str | None = None, **more) -> dict:
+    """A piece of text as plotly takes it; `ref` are axis names."""
+    return {**dict(text=text, x=x, y=y, xref=ref[0], yref=ref[1], showarrow=False, font=dict(size=theme.size, color=color or theme.axis)), **more}
+
+
+def add(fig: go.Figure, texts: list[dict] = (), shapes: list[dict] = ()) -> None:
+    """Texts and shapes all at once: plotly checks the whole list again at every single addition."""
+    layout = {}
+    if texts:
+        layout["annotations"] = [*fig.layout.annotations, *texts]
+    if shapes:
+        layout["shapes"] = [*fig.layout.shapes, *shapes]
+    fig.update_layout(layout, overwrite=True)
 
 
 def key(fig: go.Figure, theme: Theme, labels: list[str], x: float = 0.0) -> None:
@@ -100,12 +114,11 @@ def joins(fig: go.Figure, theme: Theme, starts, ends, axes=("x", "y")) -> None:
     fig.add_trace(go.Scatter(x=x, y=y, mode="lines", line=dict(color=theme.quiet, width=1), hoverinfo="skip", xaxis=axes[0], yaxis=axes[1]))
 
 
-def outline(fig: go.Figure, theme: Theme, x: float, y: float, axes=("x", "y"), width: float = 1.0, height: float = 1.0) -> None:
-    """A cell marked in data units, so that it scales with the map: dark below, white above."""
+def outline(x: float, y: float, axes=("x", "y"), width: float = 1.0, height: float = 1.0) -> list[dict]:
+    """Shapes that mark a cell in data units, so that they scale with the map: dark below, white above."""
     box = dict(type="rect", x0=x - width / 2, x1=x + width / 2, y0=y - height / 2, y1=y + height / 2, xref=axes[0], yref=axes[1],
                fillcolor="rgba(0,0,0,0)")
-    fig.add_shape(**box, line=dict(color="#16202A", width=4))
-    fig.add_shape(**box, line=dict(color="#FFFFFF", width=2))
+    return [{**box, "line": dict(color="#16202A", width=4)}, {**box, "line": dict(color="#FFFFFF", width=2)}]
 
 
 def band(fig: go.Figure, theme: Theme, x0: float, x1: float, low: float, high: float, axes=("x", "y")) -> None:

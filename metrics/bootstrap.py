@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -47,14 +48,17 @@ def rank_correlation(x: np.ndarray, y: np.ndarray, shuffles: int = 10_000, seed:
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     here = np.isfinite(x) & np.isfinite(y)
-    x, y = ranks(x[here]), ranks(y[here])
-    n = len(x)
+    return _of_ranks(tuple(ranks(x[here]).tolist()), tuple(ranks(y[here]).tolist()), shuffles, seed)
+
+
+@lru_cache(maxsize=256)
+def _of_ranks(x: tuple, y: tuple, shuffles: int, seed: int) -> RankCorrelation:
+    n, x, y = len(x), np.array(x), np.array(y)
     if n < 4 or x.std() == 0 or y.std() == 0:
         return RankCorrelation(*[float("nan")] * 6, n)
     x, y = (x - x.mean()) / x.std(), (y - y.mean()) / y.std()
     rho = float(x @ y / n)
-    rng = np.random.default_rng(seed)
-    null = np.stack([rng.permutation(y) for _ in range(shuffles)]) @ x / n
+    null = np.random.default_rng(seed).permuted(np.tile(y, (shuffles, 1)), axis=1) @ x / n
     null_low, null_high = np.quantile(null, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     p = float((1 + (np.abs(null) >= abs(rho) - 1e-12).sum()) / (1 + shuffles))
     most = 1 - 6 / (n**3 - n)

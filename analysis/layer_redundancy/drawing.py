@@ -224,8 +224,8 @@ def _block_labels(fig: go.Figure, theme: Theme, runs, points, at) -> None:
     others = np.concatenate([at[run.label][np.isfinite(at[run.label]).all(1)] for run in runs[1:]] or [np.empty((0, 2))])
     xy = to_unit(at[a][here])
     sides = plots.label_sides(xy[:, 0], xy[:, 1], to_unit(others), 340, 270)
-    for (anchor, dx, dy), (x, y), block in zip(sides, at[a][here], points[a][here, 2]):
-        plots.note(fig, theme, str(int(block)), np.log10(x), np.log10(y), ref=("x", "y"), color=theme.text, xanchor=anchor, xshift=dx, yshift=dy)
+    plots.add(fig, [plots.text_at(theme, str(int(block)), np.log10(x), np.log10(y), ref=("x", "y"), color=theme.text, xanchor=anchor, xshift=dx, yshift=dy)
+                    for (anchor, dx, dy), (x, y), block in zip(sides, at[a][here], points[a][here, 2])])
 
 
 def _null_panel(fig: go.Figure, theme: Theme, runs, kind) -> None:

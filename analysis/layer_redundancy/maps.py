@@ -51,8 +51,8 @@ def spans(run, theme: Theme) -> go.Figure:
     plots.heat(fig, theme, z, custom=custom, bar=dict(title=dict(text="angular distance, arccos / π", side="right"), nticks=6), low=float(np.nanmin(z)), high=float(np.nanmax(z)),
                hover="blocks %{x}–%{customdata:.0f} (%{y} long)<br>arccos/π %{z:.4f}")
     fig.data[-1].y = list(range(1, r.n_blocks + 1))
-    for n, start in best_spans(r.angular)[: r.n_blocks - 1]:
-        plots.outline(fig, theme, r.blocks[start], n)
+    marked = [plots.outline(int(r.blocks[start]), n) for n, start in best_spans(r.angular)[: r.n_blocks - 1]]
+    plots.add(fig, shapes=[shape for shapes in marked for shape in shapes])
     if r.n_blocks > 3:
         plots.note(fig, theme, "outlined: most similar<br>span of each length", 1.0, 1.0, xanchor="right", yanchor="top", align="right", color=theme.text)
     _columns_gone(fig, theme, run, 0.5, r.n_blocks)
@@ -228,7 +228,7 @@ def ranking(runs, by_kl: bool, theme: Theme) -> go.Figure:
     every = every[np.isfinite(every)]
     top = float(np.quantile(every, 0.8, method="lower")) if len(every) else 1.0
     above = bool((every > top).any())
-    names, at = [], []
+    names, at, texts, shapes = [], [], [], []
     for k, (run, values) in enumerate(zip(runs, fields)):
         ranks, chosen = _chosen(run, values)
         y0 = k * 2.6
@@ -252,12 +252,13 @@ def ranking(runs, by_kl: bool, theme: Theme) -> go.Figure:
                     continue
                 best = ranks[row, i] <= chosen
                 if best:
-                    plots.outline(fig, theme, block, y0 + row, width=0.92, height=0.9)
+                    shapes += plots.outline(int(block), y0 + row, width=0.92, height=0.9)
                 if n_layers <= 40:
-                    plots.note(fig, theme, f"<b>{ranks[row, i]:.0f}</b>" if best else f"{ranks[row, i]:.0f}", int(block), y0 + row, ref=("x", "y"),
-                               color=plots.ink(min(values[row, i], top), 0, top))
-        for block in gone(run):
-            plots.note(fig, theme, f"removed<br>in {run.label}" if len(runs) > 1 else "removed", block, y0 + 0.5, ref=("x", "y"), textangle=-90)
+                    texts.append(plots.text_at(theme, f"<b>{ranks[row, i]:.0f}</b>" if best else f"{ranks[row, i]:.0f}", int(block), y0 + row,
+                                               ref=("x", "y"), color=plots.ink(min(values[row, i], top), 0, top)))
+        texts += [plots.text_at(theme, f"removed<br>in {run.label}" if len(runs) > 1 else "removed", block, y0 + 0.5, ref=("x", "y"), textangle=-90)
+                  for block in gone(run)]
+    plots.add(fig, texts, shapes)
     bottom = at[-1] + 0.5
     return fig.update_layout(xaxis=dict(title="block", **plots.ticks(list(range(n_layers)), 40)),
                              yaxis=dict(tickmode="array", tickvals=at, ticktext=names, range=[bottom, -0.5], tickfont=dict(color=theme.text)))
