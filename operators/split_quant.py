@@ -6,8 +6,8 @@ The three parts sum to W exactly before rounding, their supports are disjoint. E
 0 and the outer clusters gain less than one hopes. Stored as published, three dense tensors take 3·b bits a weight; counted
 here is the smallest coding, b bits and the cluster's index as a base-3 digit, five to a byte: b + 1.6.
 
-Use it where only one scale per matrix can be had and outliers spoil it. Not where a scale per row or group is possible: that
-is better at fewer bits (round_to_nearest).
+Use it where only one scale per matrix can be had and outliers spoil it. Not where a scale per row or group is possible: compare
+round_to_nearest, which withstands an outlier better and takes a bit less per weight.
 Source: Song et al., SplitQuant (2025), V2 for language models.
 """
 
