@@ -24,6 +24,7 @@ from cache.fingerprint import outdated  # first of the project's, so that it see
 
 KINDS = {  # kind of a spec -> (module, function of (spec, progress) -> key of the result)
     "analysis": ("analysis.run", "execute"),
+    "checkpoint": ("jobs.checkpoint", "execute"),
 }
 
 POLL = 0.1  # seconds between two looks at the queue

@@ -82,7 +82,7 @@ class Standing:
         try:
             what = analysis.load(spec.get("analysis", "")).TITLE
         except Refused:
-            what = str(spec.get("kind", "job"))
+            what = str(spec.get("name") or spec.get("kind", "job"))
         return ", ".join([what, *map(_label, spec.get("variants", []))])
 
     @property
