@@ -17,7 +17,7 @@ st.markdown("##### Questions")
 for name in analysis.ANALYSES:
     module = analysis.load(name)
     with st.container(border=True, key=f"question_{name}"):
-        st.page_link(f"{name}.py", label=f"**{module.QUESTION}**")
+        st.page_link(f"{name}.py", label=module.QUESTION)
         with st.expander("Method", icon=":material/function:"):
             st.markdown(module_docs(module))
 

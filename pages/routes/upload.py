@@ -24,7 +24,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from analysis.run import home as home_folder
 from models import shelf, uploads
 from models.refusal import Refused
 
@@ -160,6 +159,3 @@ def _seen(upload: uploads.Upload) -> dict:
 
 def _error(sentence: str, status: int) -> JSONResponse:
     return JSONResponse({"error": sentence}, status)
-
-
-ROUTES = tuple(routes(home_folder))

@@ -23,7 +23,7 @@ def draw(page_now: Drawn, figure: Figure, method: str, stem: str, stale: bool) -
 
     @st.fragment
     def card() -> None:
-        with st.container(key=f"{'stale' if stale else 'fresh'}_{figure.name}", gap="small"):
+        with st.container(key=f"{'stale' if stale else 'fresh'}_{figure.name}", gap="small", height="stretch"):
             view = _head(figure)
             _plot(figure, page_now.plot(figure, view, style.theme()))
             st.markdown(prose(figure.reading))
@@ -66,7 +66,8 @@ def _plot(figure: Figure, plot) -> None:
 def _foot(figure: Figure, view: str, method: str, stem: str) -> None:
     with st.container(horizontal=True, gap="small", key=f"foot_{figure.name}"):
         with st.popover("Export", type="tertiary", icon=":material/ios_share:"):
-            exporting.draw(figure, view, stem)
+            with st.container(width=340):
+                exporting.draw(figure, view, stem)
         with st.popover("Data", type="tertiary", icon=":material/table:"):
             _data(figure, stem)
         with st.popover("Method", type="tertiary", icon=":material/function:", width="content"):

@@ -145,10 +145,8 @@ def metric_words(h: Headline) -> tuple[str, str, str, str]:
     between = interval(h.low, h.high) if h.low is not None and h.high is not None else ""
     if h.null:
         chip, beside = f"null {h.null}", unit
-    elif between and (unit or not h.note):
+    elif between and (h.unit or len(h.note) <= BESIDE):
         chip, beside = between, unit or h.note
-    elif between and len(h.note) <= BESIDE:
-        chip, beside = between, h.note
     else:
         chip, beside = unit or h.note, h.note if unit else ""
     better = {"low": "lower is better", "high": "higher is better"}.get(h.better, "")

@@ -38,6 +38,7 @@ RULES = """
 [data-testid="stMetric"], [data-testid="stMarkdown"], table {font-variant-numeric: tabular-nums}
 [class*="st-key-foot_"] button {padding: 0 .55rem 0 0; min-height: 1.75rem; font-size: .867rem}
 [class*="st-key-foot_"] button p {font-size: .867rem}
+[data-testid="stLayoutWrapper"]:has(> [class*="st-key-foot_"]) {margin-top: auto}
 [class*="st-key-stale_"] {opacity: .38}
 [class*="st-key-head_"] {min-height: 2.6rem}
 [class*="st-key-head_"] h5 {padding: 0 0 1rem; line-height: 1.3}

@@ -1,0 +1,106 @@
+"""The newcomer's path in a real browser: open, change a parameter, watch, cancel, compare, share the link, export, go back."""
+
+from urllib.parse import unquote
+
+import pytest
+
+from models import shelf
+from tests import browser_session
+from tests.browser_session import Visitor
+
+CHROMIUM = browser_session.chromium()
+DEMO = any(entry.source == "demo/storyteller-a" for entry in shelf.demo_models())
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium), so nothing was seen in a browser"),
+    pytest.mark.skipif(not DEMO, reason="the demo model is not trained yet"),
+    pytest.mark.timeout(600),
+]
+SMALL = "/?corpus=demo/stories:8x16&removal_sequences=2&spectra_sequences=2&resamples=100"
+B = "~drop_layers:blocks=3"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    home = tmp_path_factory.mktemp("browser") / "home"
+    home.mkdir()
+    with browser_session.running_app(home) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with browser_session.running_browser(CHROMIUM) as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(browser, address):
+    """Visitors of one test; none of them may see an error of the page's own code."""
+    visitors = []
+
+    def arrive(**how) -> Visitor:
+        visitors.append(Visitor(browser, address, **how))
+        return visitors[-1]
+
+    yield arrive
+    faults = [fault for visitor in visitors for fault in visitor.faults]
+    for visitor in visitors:
+        visitor.close()
+    assert not faults
+
+
+def test_the_first_figure_needs_no_click(visit):
+    """An empty store: the page computes by itself, shows progress, then the answer, the figures and the command."""
+    visitor = visit().open(SMALL).see_figures().see("from the store")
+    assert "nats" in visitor.answer() or "cos" in visitor.answer()
+    assert "python -m analysis layer_redundancy demo/storyteller-a" in visitor.page.get_by_test_id("stCode").last.inner_text()
+    assert visitor.page.get_by_role("figure").count() >= 4  # each plot says in words what it shows
+
+
+def test_a_parameter_is_changed_watched_and_cancelled(visit):
+    visitor = visit().open(SMALL).see_figures()
+    visitor.choose("removing …", "removing blocks").wait_for_link("remove=blocks").see("figures are from")
+    visitor.see_figures()  # the old ones stay
+    visitor.page.goto(visitor.address + SMALL.replace("8x16", "4096x128").replace("removal_sequences=2", "removal_sequences=4096"))
+    visitor.see("about").press("Run").see("Cancel")
+    second = visit().open(visitor.page.url.removeprefix(visitor.address)).see("Cancel")  # the same bar for everybody
+    second.press("Cancel")
+    for each in (visitor, second):
+        each.see("Cancelled at")
+
+
+def test_a_against_b_is_shared_by_its_link(visit):
+    visitor = visit().open(SMALL).see_figures()
+    visitor.choose("B, compared with A", B).wait_for_link("b=").press("Run").see("from the store").see_figures()
+    visitor.page.get_by_role("button", name="B − A").or_(visitor.page.get_by_role("radio", name="B − A")).first.click()
+    visitor.wait_for_link("view.")
+    assert "demo/storyteller-a~drop_layers:blocks=3" in unquote(visitor.page.url)
+    other = visit(scheme="dark", width=1024).open(visitor.page.url.removeprefix(visitor.address)).see_figures()
+    assert other.answer() == visitor.answer() and "In B" in other.answer()
+    chosen = other.page.get_by_test_id("stBaseButton-segmented_controlActive").all_inner_texts()
+    assert "B − A" in chosen
+
+
+def test_a_figure_leaves_as_pdf(visit):
+    visitor = visit().open(SMALL).see_figures()
+    visitor.press("Export")
+    with visitor.page.expect_download() as waiting:
+        visitor.page.get_by_role("button", name="Download figure").first.click()
+    download = waiting.value
+    assert download.suggested_filename.startswith("layer_redundancy-") and download.suggested_filename.endswith(".pdf")
+    assert open(download.path(), "rb").read(5) == b"%PDF-"
+
+
+def test_back_and_deep_links(visit):
+    visitor = visit().open("/jobs").see("Queue and history").open(SMALL).see_figures()
+    visitor.choose("Sequences", "16 sequences").wait_for_link("16x16").see("figures are from")
+    visitor.page.go_back()
+    visitor.page.wait_for_url(lambda url: "8x16" in url)
+    visitor.see("from the store")
+
+
+def test_what_cannot_be_opened_is_said_in_words(visit):
+    visitor = visit().open("/?a=demo/nobody&resamples=many").see("There is no demo model").see("resamples")
+    assert visitor.page.get_by_test_id("stException").count() == 0
+    visitor.press("science Show the demo model" if visitor.page.get_by_role("button", name="science Show the demo model", exact=True).count() else "Show the demo model")
+    visitor.page.wait_for_url(lambda url: "nobody" not in url)
