@@ -30,6 +30,8 @@ class Piece:
 
 
 def _encode(documents: list[Document], canary: bool = False) -> list[Piece]:
+    if not documents:
+        return []                                       # the tokenizer refuses an empty list
     words = tokenizer()
     end = words.convert_tokens_to_ids(SEPARATOR)
     encoded = words([d.text for d in documents], add_special_tokens=False)
