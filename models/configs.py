@@ -112,8 +112,8 @@ def _bounded(name: str, value: int) -> bool:
     limit = LIMITS.get(name, DEFAULT_LIMIT)
     low = 1 if name in LIMITS else -DEFAULT_LIMIT
     if not low <= value <= limit:
-        shown = f"{value:,}" if abs(value) < 10**18 else f"a number of {value.bit_length()} bits"
-        raise Refused(f"config.json says {name} = {shown}; expected {max(low, 0):,} to {limit:,}. Correct it to what the weights were saved with.")
+        written = f"{value:,}" if abs(value) < 10**18 else f"a number of {value.bit_length()} bits"
+        raise Refused(f"config.json says {name} = {written}; expected {max(low, 0):,} to {limit:,}. Correct it to what the weights were saved with.")
     return True
 
 

@@ -110,7 +110,8 @@ def _residual(model, ids) -> tuple[float | None, str]:
     for i in range(n):
         pre, attention, mlp, post = (seen[i, name].float() for name in names)
         worst = max(worst, float((pre + attention + mlp - post).abs().max() / post.abs().max().clamp_min(1e-30)))
-    return worst, f"Module map: at {n} blocks the stream is what came in plus attention plus MLP, to {worst:.1e} of its largest entry."
+    within = f"to {worst:.1e} of its largest entry" if worst else "exactly"
+    return worst, f"Module map: at {n} blocks the stream is what came in plus attention plus MLP, {within}."
 
 
 def _keep(module, side: str, seen: dict, key: tuple):

@@ -30,6 +30,7 @@ from models.refusal import Refused, shown
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,150}\Z")
 _ID = re.compile(r"[0-9a-f]{32}\Z")
 MAX_FILES = 200
+JOINED_LIMIT = 64 << 20  # bytes of a tokenizer's file that joins later
 DAY = 86_400
 KEEP_FREE = 2 << 30  # bytes of the disk that uploads never take
 
@@ -213,13 +214,31 @@ def finish(
         shutil.rmtree(folder / leftover, ignore_errors=True)
     (folder / "upload.json").unlink()
     now, stays = time.time(), allowance().stays
-    shown = re.sub(r"[^\w .\-]", "", title)[:80] or next(iter(upload.files))
+    called = re.sub(r"[^\w .\-]", "", title)[:80] or next(iter(upload.files))
     entry = shelf.ShelfEntry(
-        f"shelf/u-{secrets.token_hex(12)}", str(folder / "model"), "upload", shown, shelf.content(folder / "model", home) if outcome.fields else None,
+        f"shelf/u-{secrets.token_hex(12)}", str(folder / "model"), "upload", called, shelf.content(folder / "model", home) if outcome.fields else None,
         owner, False, now, now + stays if stays else None, _bytes(folder), outcome.runnable, outcome.why,
     )
     shelf.add(entry, home)
     return entry, outcome
+
+
+def unfinished(home: Path, owner: str) -> list[Upload]:
+    """An owner's uploads that are on their way or wait for answers, the newest first."""
+    return sorted((upload for upload in _all(home) if upload.owner == owner), key=lambda upload: -upload.created)
+
+
+def join(home: Path, owner: str, id: str, name: str, data: bytes) -> None:
+    """Add a tokenizer's file to an upload that came without one."""
+    upload, folder = status(home, owner, id), _folder(home, id)
+    if name not in shelf.TOKENIZER_FILES:
+        raise Refused(f"{shown(name, 80)} is not a file of a tokenizer. Choose tokenizer.json.")
+    if not data or len(data) > JOINED_LIMIT:
+        raise Refused(f"{name} has {len(data):,} bytes; expected 1 to {JOINED_LIMIT:,}. Choose the one saved with the weights.")
+    temporary = folder / f"joined-{secrets.token_hex(6)}"
+    temporary.write_bytes(data)
+    temporary.replace(folder / "incoming" / name)
+    hashes.write_json(folder / "upload.json", {"owner": upload.owner, "files": {**upload.files, name: len(data)}, "created": upload.created})
 
 
 def discard(home: Path, owner: str, id: str) -> None:

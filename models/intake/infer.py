@@ -48,8 +48,8 @@ def infer(shapes: dict[str, tuple[int, ...]]) -> Guess:
             return _llama(bare)
     except (KeyError, IndexError, ValueError) as error:
         raise Refused(f"The tensor names look familiar but {shown(str(error), 80)} is missing or has an odd shape. Add the config.json saved with the weights.") from error
-    shown = ", ".join(list(shapes)[:3])
-    raise Refused(f"Found no config.json, and the tensor names ({shown}…) are of no architecture recognised by shape. Add the config.json saved with the weights; the tensors can be inspected without.")
+    some = shown(", ".join(list(shapes)[:3]), 160)
+    raise Refused(f"Found no config.json, and the tensor names ({some}…) are of no architecture recognised by shape. Add the config.json saved with the weights; the tensors can be inspected without.")
 
 
 def answered(guess: Guess, answers: dict) -> dict:
