@@ -72,17 +72,17 @@ def compensate(weight: torch.Tensor, factor: InverseFactor, replace: Callable[[i
     loss = torch.zeros(w.shape[1], dtype=torch.float64, device=w.device)
     for lo in range(0, w.shape[1], block):
         hi = min(lo + block, w.shape[1])
-        current, errors = w[:, lo:hi], torch.empty(w.shape[0], hi - lo, dtype=w.dtype, device=w.device)
-        rows = u[lo:hi, lo:hi]
+        current = w[:, lo:hi].T.contiguous()  # [column, out]: a column is one run of memory
+        errors, rows = torch.empty_like(current), u[lo:hi, lo:hi]
         for i in range(hi - lo):
-            column = current[:, i].clone()
-            final = replace(lo + i, current[:, i:])
-            error = (column - final) / rows[i, i]
-            current[:, i] = final
-            current[:, i + 1 :].addr_(error, rows[i, i + 1 :], alpha=-1)
-            errors[:, i] = error
-        loss[lo:hi] = errors.square().sum(0, dtype=torch.float64) / 2
-        w[:, hi:].addmm_(errors, u[lo:hi, hi:], alpha=-1)
+            final = replace(lo + i, current[i:].T)
+            torch.sub(current[i], final, out=errors[i])
+            errors[i] /= rows[i, i]
+            current[i] = final
+            current[i + 1 :].addr_(rows[i, i + 1 :], errors[i], alpha=-1)
+        loss[lo:hi] = errors.square().sum(1, dtype=torch.float64) / 2
+        w[:, lo:hi] = current.T
+        w[:, hi:].addmm_(errors.T, u[lo:hi, hi:], alpha=-1)
     return Compensated(w, loss)
 
 

@@ -81,7 +81,8 @@ def quantise(weight: torch.Tensor, factor: InverseFactor, params: Params, droppe
 
     def replace(j, current):
         if j % group == 0:
-            grid[:] = [grid_of(free[:, j : j + group], params.bits, params.symmetric, params.scale_bits)]
+            ahead = current[:, :group] if current.shape[1] >= group else free[:, j : j + group]  # at a block's start both are current
+            grid[:] = [grid_of(ahead, params.bits, params.symmetric, params.scale_bits)]
             scales.append(grid[0].stored)
             zeros.append(grid[0].zero)
         code = grid[0].codes(current[:, :1])
