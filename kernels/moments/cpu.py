@@ -1,4 +1,4 @@
-"""Moments on the CPU: eight rows at a time, so that each accumulator is read and written once per eight rows of x."""
+"""Moments on the CPU: four rows at a time, so that each accumulator is read and written once per four rows of x."""
 
 from __future__ import annotations
 
@@ -13,42 +13,32 @@ SAMPLE = 32  # tokens whose mean is the shift of the first batch
 
 @kernel
 def _accumulate(x, rows, shift, s1, s2, absolute, largest):
-    """x [n, c] float32; rows: kept indices; shift, s1 = Σ(x − shift), s2 = Σ(x − shift)², absolute [c] float64; largest [c] float32."""
+    """x [n, c] float32; rows: kept indices; shift, s1 = Σ(x − shift), s2 = Σ(x − shift)², absolute, largest [c] float64."""
     n_channels = x.shape[1]
-    whole = rows.size - rows.size % 8
+    whole = rows.size - rows.size % 4
     for c0 in range(0, n_channels, 512):  # accumulators of 512 channels stay in the first-level cache
         c1 = min(n_channels, c0 + 512)
         shifts, sums, squares, absolutes, maxima = shift[c0:c1], s1[c0:c1], s2[c0:c1], absolute[c0:c1], largest[c0:c1]
-        for i in range(0, whole, 8):
+        for i in range(0, whole, 4):
             x0, x1, x2, x3 = x[rows[i], c0:c1], x[rows[i + 1], c0:c1], x[rows[i + 2], c0:c1], x[rows[i + 3], c0:c1]
-            x4, x5, x6, x7 = x[rows[i + 4], c0:c1], x[rows[i + 5], c0:c1], x[rows[i + 6], c0:c1], x[rows[i + 7], c0:c1]
             for c in range(c1 - c0):
                 k = shifts[c]
-                a0, a1, a2, a3 = abs(x0[c]), abs(x1[c]), abs(x2[c]), abs(x3[c])
-                a4, a5, a6, a7 = abs(x4[c]), abs(x5[c]), abs(x6[c]), abs(x7[c])
-                d0, d1, d2, d3 = x0[c] - k, x1[c] - k, x2[c] - k, x3[c] - k
-                d4, d5, d6, d7 = x4[c] - k, x5[c] - k, x6[c] - k, x7[c] - k
-                sums[c] += ((d0 + d1) + (d2 + d3)) + ((d4 + d5) + (d6 + d7))
-                squares[c] += ((d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)) + ((d4 * d4 + d5 * d5) + (d6 * d6 + d7 * d7))
-                absolutes[c] += ((np.float64(a0) + a1) + (np.float64(a2) + a3)) + ((np.float64(a4) + a5) + (np.float64(a6) + a7))
-                m = maxima[c]
-                m = a0 if a0 > m else m
-                m = a1 if a1 > m else m
-                m = a2 if a2 > m else m
-                m = a3 if a3 > m else m
-                m = a4 if a4 > m else m
-                m = a5 if a5 > m else m
-                m = a6 if a6 > m else m
-                maxima[c] = a7 if a7 > m else m
+                v0, v1, v2, v3 = np.float64(x0[c]), np.float64(x1[c]), np.float64(x2[c]), np.float64(x3[c])
+                d0, d1, d2, d3 = v0 - k, v1 - k, v2 - k, v3 - k
+                a0, a1, a2, a3 = abs(v0), abs(v1), abs(v2), abs(v3)
+                sums[c] += (d0 + d1) + (d2 + d3)
+                squares[c] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
+                absolutes[c] += (a0 + a1) + (a2 + a3)
+                maxima[c] = max(maxima[c], max(max(a0, a1), max(a2, a3)))
         for i in range(whole, rows.size):
             row = x[rows[i], c0:c1]
             for c in range(c1 - c0):
-                d = row[c] - shifts[c]
-                a = abs(row[c])
+                v = np.float64(row[c])
+                d = v - shifts[c]
                 sums[c] += d
                 squares[c] += d * d
-                absolutes[c] += a
-                maxima[c] = a if a > maxima[c] else maxima[c]
+                absolutes[c] += abs(v)
+                maxima[c] = max(maxima[c], abs(v))
 
 
 def moments(x: torch.Tensor, keep: torch.Tensor | None, near: torch.Tensor | None):
@@ -58,7 +48,7 @@ def moments(x: torch.Tensor, keep: torch.Tensor | None, near: torch.Tensor | Non
 
     def chunk(lo: int, hi: int):
         sums = np.zeros((3, n_channels))
-        largest = np.zeros(n_channels, np.float32)
+        largest = np.zeros(n_channels)
         rows = tokens.kept_rows(keep, lo, hi)
         _accumulate(tokens.block(x, lo, hi), rows, shift, sums[0], sums[1], sums[2], largest)
         return rows.size, sums, largest

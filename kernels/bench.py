@@ -1,0 +1,169 @@
+"""`python -m kernels.bench [name …]`: check every case against the definition, then time; a kernel that is wrong is not timed.
+
+Times are CPU seconds of this process (median of REPEATS), so that other programs on the machine weigh less; the rate to compare
+with is measured beside them: one read of the same bytes, or one matrix product of the same size.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import statistics
+import sys
+import time
+
+import numpy as np
+import torch
+
+from kernels import hamming
+from kernels.gram import Gram
+from kernels.logprob_compare import LogProbCompare
+from kernels.logprob_compare.reference import compare as compare_definition
+from kernels.moments import Moments
+from kernels.sae_pool import SaePool
+from kernels.sign_codes import SignCodes
+from kernels.similarity import Similarity
+from kernels.top_k import TopK
+
+CHECKED = ("moments", "gram", "similarity", "sign_codes", "logprob_compare", "top_k", "sae_pool")
+REPEATS = 9
+
+
+def check(name: str, impl: str = "cpu") -> None:
+    """AssertionError naming the case and figure if a kernel differs from its definition."""
+    module = importlib.import_module(f"kernels.{name}.cases")
+    for case in module.cases():
+        found, expected = module.new(case), module.new(case)
+        found.add(*case.tensors, keep=case.keep, impl=impl)
+        expected.add(*case.tensors, keep=case.keep, impl="reference")
+        for figure, value in module.figures(expected).items():
+            value, other = np.asarray(value, np.float64), np.asarray(module.figures(found)[figure], np.float64)
+            allowed = module.TOLERANCE[impl] * max(1.0, np.abs(value[np.isfinite(value)]).max(initial=0.0))
+            np.testing.assert_allclose(other, value, rtol=0, atol=allowed, err_msg=f"{name}, {case.name}: {figure}")
+
+
+def cpu_seconds(function, repeats: int = REPEATS) -> float:
+    """Median CPU time of this process for one call, after one call to warm up."""
+    function()
+    taken = []
+    for _ in range(repeats):
+        start = time.process_time()
+        function()
+        taken.append(time.process_time() - start)
+    return statistics.median(taken)
+
+
+def against(ours, other) -> tuple[float, float, float]:
+    """(seconds of ours, seconds of the other, median ratio ours / other), interleaved."""
+    ours(), other()
+    pairs = []
+    for _ in range(REPEATS):
+        pairs.append(tuple(cpu_seconds_once(f) for f in (other, ours)))
+    return statistics.median(b for _, b in pairs), statistics.median(a for a, _ in pairs), statistics.median(b / a for a, b in pairs)
+
+
+def cpu_seconds_once(function) -> float:
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
+def streaming(n: int = 2048, c: int = 2048) -> list[dict]:
+    """Kernels bound by reading: against the fastest single pass over the same bytes (a compiled float32 sum)."""
+    from kernels.read_rate import read
+
+    x, y = torch.randn(n, c), torch.randn(n, c)
+    one = lambda: read(x.numpy())  # noqa: E731
+    two = lambda: (read(x.numpy()), read(y.numpy()))  # noqa: E731
+    moments, codes, likeness, top = Moments(c), SignCodes(c), Similarity(), TopK(c, 20)
+    top.add(x)
+    rows = []
+    for name, ours, other in (
+        ("moments", lambda: moments.add(x), one),
+        ("sign codes", lambda: codes.add(x), one),
+        ("similarity", lambda: likeness.add(x, y), two),
+        ("top-k, settled", lambda: top.add(x, start=n * (1 + top.count // n)), one),
+    ):
+        seconds, beside, ratio = against(ours, other)
+        rows.append(_row(name, f"[{n}, {c}]", seconds, "one read of the bytes", beside, ratio, "≤ 2", ratio <= 2))
+    return rows
+
+
+def exponentials(n: int = 256, v: int = 50257) -> list[dict]:
+    a = 3 * torch.randn(n, v)
+    b, targets = a + 0.3 * torch.randn(n, v), torch.randint(0, v, (n,))
+    statistic = LogProbCompare()
+
+    def eager():
+        p, q = a.log_softmax(1), b.log_softmax(1)
+        (p.exp() * (p - q)).sum(1), p.argmax(1) == q.argmax(1), p.gather(1, targets[:, None]) - q.gather(1, targets[:, None])
+
+    expected = compare_definition(a[:8], b[:8], targets[:8])
+    found = LogProbCompare()
+    found.add(a[:8], b[:8], targets[:8])
+    assert abs(found.kl_mean - float(expected[:, 0].mean())) < 1e-6
+    seconds, beside, ratio = against(lambda: statistic.add(a, b, targets), eager)
+    return [_row("log-prob compare", f"[{n}, {v}]", seconds, "eager torch, float32", beside, 1 / ratio, "≥ 2.5 ×", 1 / ratio >= 2.5)]
+
+
+def products(n: int = 2048, c: int = 2048, d: int = 512, latents: int = 16384, k: int = 32) -> list[dict]:
+    """Kernels bound by products: share of the rate at which the machine multiplies matrices of these sizes."""
+    rows = []
+    x, gram = torch.randn(n, c), Gram(c)
+    seconds, beside, ratio = against(lambda: gram.add(x), lambda: x.T @ x)
+    rows.append(_row("gram", f"[{n}, {c}]", seconds, "xᵀx in full", beside, 1 / ratio, "≥ 0.8 of the rate", 1 / ratio >= 0.8))
+    h = torch.randn(n, d)
+    sae = SaePool(torch.randn(d, latents) / d**0.5, torch.zeros(latents) - 1, torch.zeros(d), k=k, length=256)
+    seconds, beside, ratio = against(lambda: sae.add(h), lambda: h @ sae.weight)
+    size = f"[{n}, {d}] → {latents}, k={k}"
+    rows.append(_row("SAE encode, top-k, pool", size, seconds, "the encoder's product", beside, 1 / ratio, "≥ 0.8 of the rate", 1 / ratio >= 0.8))
+    return rows
+
+
+def search(n: int = 20_000, bits: int = 2048, queries: int = 64, k: int = 10) -> list[dict]:
+    codes = np.random.default_rng(0).integers(0, 256, (n, bits // 8), dtype=np.uint8)
+    words, asked = codes.view(np.uint64), codes[:queries]
+
+    def packed():
+        found = np.stack([np.bitwise_count(words ^ query).sum(1, dtype=np.int32) for query in words[:queries]])
+        return np.argpartition(found, k, axis=1)[:, :k]
+
+    expected = hamming.nearest(codes[:300], asked[:4], k, impl="reference")
+    assert all(np.array_equal(a, b) for a, b in zip(hamming.nearest(codes[:300], asked[:4], k), expected))
+    size = f"{n} × {bits} bits, {queries} queries"
+    seconds, beside, ratio = against(lambda: hamming.nearest(codes, asked, k), packed)
+    rows = [_row("Hamming k-NN", size, seconds, "numpy bitwise_count", beside, 1 / ratio, "≥ 10 ×", 1 / ratio >= 10)]
+    if importlib.util.find_spec("faiss"):
+        import faiss
+
+        index = faiss.IndexBinaryFlat(bits)
+        index.add(codes)
+        seconds, beside, ratio = against(lambda: hamming.nearest(codes, asked, k), lambda: index.search(asked, k))
+        rows.append(_row("Hamming k-NN", size, seconds, "faiss IndexBinaryFlat", beside, 1 / ratio, "beside", None))
+    return rows
+
+
+def _row(kernel, size, seconds, beside, other, ratio, target, met) -> dict:
+    return {"kernel": kernel, "size": size, "ms": 1e3 * seconds, "beside": beside, "beside_ms": 1e3 * other, "ratio": ratio, "target": target, "met": met}
+
+
+def table(rows: list[dict]) -> str:
+    lines = ["| kernel | size | CPU ms | beside it | CPU ms | ratio | target | met |", "|---|---|---|---|---|---|---|---|"]
+    for r in rows:
+        met = {True: "yes", False: "NO", None: ""}[r["met"]]
+        lines.append(f"| {r['kernel']} | {r['size']} | {r['ms']:.2f} | {r['beside']} | {r['beside_ms']:.2f} | {r['ratio']:.2f} | {r['target']} | {met} |")
+    return "\n".join(lines)
+
+
+def main(names: tuple[str, ...] = CHECKED) -> list[dict]:
+    torch.manual_seed(0)
+    for name in names:
+        check(name)
+    rows = [*streaming(), *exponentials(), *products(), *search()]
+    print(f"CPU, {torch.get_num_threads()} thread(s), torch {torch.__version__}; the Triton kernels are proved in logic only (interpreter).")
+    print(table(rows))
+    return rows
+
+
+if __name__ == "__main__":
+    main(tuple(sys.argv[1:]) or CHECKED)
