@@ -33,7 +33,7 @@ class Subject:
 
 def entries() -> list[ShelfEntry]:
     """What this visitor may choose."""
-    return shelf.shelf(run.home(), visitor.owner())
+    return shelf.shelf(run.home(), visitor.owner(), inspectable=True)
 
 
 def find(source: str) -> Subject:
