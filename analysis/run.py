@@ -11,6 +11,7 @@ import os
 import platform
 import shlex
 import subprocess
+import threading
 import time
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -121,8 +122,12 @@ def key(request: Request) -> str:
     )
 
 
+_alone = threading.Lock()  # hooks live on the shared model: two threads on one would read each other's activations
+
+
 def execute(spec: dict, progress=None) -> str:
-    """Compute one request (plain JSON, as `Request.to_json`) unless it is stored; returns its key. Called by workers and the shell."""
+    """Compute one request (plain JSON, as `Request.to_json`) unless it is stored; returns its key. Called by workers and the
+    shell, one computation at a time in a process."""
     module = analysis.load(spec["analysis"])
     variants = tuple(operators.canonical(Variant.from_json(v)) for v in spec["variants"])
     ask = Request(spec["analysis"], variants, parse_corpus(spec["corpus"]), read_params(module.Params, spec["params"]), spec.get("device", "cpu"))
@@ -131,7 +136,8 @@ def execute(spec: dict, progress=None) -> str:
     progress = progress or Quiet()
     with bench.store.lock(entry_key, waiting=lambda: progress.step(0, 0, "another run computes this")):
         if spec.get("again") or bench.store.get(entry_key) is None:
-            _compute(module, ask, bench, entry_key, progress)
+            with _alone:
+                _compute(module, ask, bench, entry_key, progress)
     return entry_key
 
 
