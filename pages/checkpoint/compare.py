@@ -72,7 +72,7 @@ def _tensors(table: pa.Table) -> None:
     sort = sort if sort in table.column_names else "relative"
     st.session_state["sort_difference"] = sort
     st.selectbox("Sorted by", table.column_names, key="sort_difference", width=200, on_change=_store_sort)
-    order = pc.sort_indices(table, [(sort, "ascending" if sort in ("name", "block", "part", "status") else "descending")], null_placement="at_end")
+    order = pc.sort_indices(table, [(sort, "ascending" if sort in ("name", "block", "part", "status") else "descending", "at_end")])
     n_pages = max(1, -(-table.num_rows // ROWS))
     wanted = min(max(int(link("page")) if (link("page") or "").isdecimal() else 1, 1), n_pages)
     rows = table.take(order).slice((wanted - 1) * ROWS, ROWS)
@@ -83,9 +83,8 @@ def _tensors(table: pa.Table) -> None:
         "changed": number_column("percent"),
     })
     if n_pages > 1:
-        st.session_state["page_difference"] = wanted
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.pagination(n_pages, key="page_difference", on_change=_store_page)
+            st.pagination(n_pages, default=wanted, key=f"page_difference_{wanted}", on_change=_store_page, args=(f"page_difference_{wanted}",))
             st.caption(f"{table.num_rows:,} tensors, {ROWS} on a page", width="content")
 
 
@@ -93,8 +92,8 @@ def _store_sort() -> None:
     go(sort=st.session_state["sort_difference"], page=None)
 
 
-def _store_page() -> None:
-    page = st.session_state["page_difference"]
+def _store_page(key: str) -> None:
+    page = st.session_state[key]
     go(page=None if page == 1 else str(page))
 
 

@@ -50,7 +50,7 @@ def page_of(table: pa.Table, sort: str, descending: bool, find: str, page: int) 
     if find:
         table = table.filter(pc.match_substring(table["name"], find, ignore_case=True))
     if sort in table.column_names and sort != "histogram":
-        table = table.take(pc.sort_indices(table, [(sort, "descending" if descending else "ascending")], null_placement="at_end"))
+        table = table.take(pc.sort_indices(table, [(sort, "descending" if descending else "ascending", "at_end")]))
     n_pages = max(1, -(-table.num_rows // ROWS))
     page = min(max(page, 1), n_pages)
     return table.slice((page - 1) * ROWS, ROWS), table.num_rows
@@ -86,8 +86,8 @@ def draw(table: pa.Table, chosen: str | None) -> None:
     n_pages = -(-n // ROWS)
     if n_pages > 1:
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            _keep("page_tensors", min(max(wanted, 1), n_pages))
-            st.pagination(n_pages, key="page_tensors", on_change=_store_page)
+            now = min(max(wanted, 1), n_pages)
+            st.pagination(n_pages, default=now, key=f"page_tensors_{now}", on_change=_store_page, args=(f"page_tensors_{now}",))
             st.caption(f"{n:,} tensors, {ROWS} on a page", width="content")
 
 
@@ -125,6 +125,6 @@ def _store_down() -> None:
     go(down=None if st.session_state["sort_down"] else "0", page=None)
 
 
-def _store_page() -> None:
-    page = st.session_state["page_tensors"]
+def _store_page(key: str) -> None:
+    page = st.session_state[key]
     go(page=None if page == 1 else str(page))

@@ -48,6 +48,10 @@ class Standing:
     def cancelled(self) -> bool:
         return self.job.state == "cancelled"
 
+    def computed_otherwise(self, request: run.Request) -> bool:
+        """Done, but stored under another key: the worker runs a newer text of the program, or newer files, than this page."""
+        return self.job.state == "done" and self.job.result_key not in (None, run.key(request))
+
     @property
     def fraction(self) -> float:
         if self.job.state == "done":

@@ -51,6 +51,8 @@ def draw(module: ModuleType, view: View, requests: tuple[run.Request, ...], entr
         if job is not None and job.failed and (missing or queue.age(job) < RECENT):
             label = " → ".join(v.written for v in request.variants)
             states.error_card(f"{module.TITLE} did not finish for {plain(label)}", job.job.error, f"job_{job.id[:8]}", job.job.details)
+        elif job is not None and missing and job.computed_otherwise(request):
+            st.warning("This was computed by a newer text of the program than these pages run. Restart the app to see it.", icon=":material/restart_alt:")
         elif job is not None and job.cancelled and missing:
             st.caption(f"Cancelled at {job.fraction * 100:.0f} %. What was measured until then is kept; Run goes on from there.")
 
