@@ -39,7 +39,7 @@ def entries() -> list[ShelfEntry]:
 def find(source: str) -> Subject:
     """Refused in words: unknown, not this visitor's, gone or broken; examine.NotHere for a hub's that was not fetched."""
     entry = next((e for e in entries() if e.source == source), None)
-    if not re.match(r"[A-Za-z0-9][A-Za-z0-9._\-]*(/[A-Za-z0-9][A-Za-z0-9._\-]*){1,2}(@[A-Za-z0-9._/\-]+)?\Z", source):
+    if source.startswith("v/") or not re.match(r"[A-Za-z0-9][A-Za-z0-9._\-]*(/[A-Za-z0-9][A-Za-z0-9._\-]*){1,2}(@[A-Za-z0-9._/\-]+)?\Z", source):
         raise Refused(f"“{source[:80]}” is not a model's name; expected demo/…, shelf/… or owner/name of a hub.")
     if entry is None and source.startswith(("demo/", "shelf/")):
         raise Refused(f"Nothing called {source[:80]} is on your shelf: deleted, expired, somebody else's or never there. Choose another one.")
