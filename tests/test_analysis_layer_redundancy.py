@@ -212,7 +212,7 @@ def test_the_answer_by_hand(pair):
     text = subject.answer(hand_made(pair)).replace("\u2060", "")
     assert text.startswith("Removing **block 1** costs **0.0210 nats per token** (95 % interval 0.0180–0.0240); the median block costs 0.339. "
                            "Cosine similarity would have removed block 3, which costs 0.0940 (over 5 blocks ρ = 0.90, shuffled ")
-    assert text.endswith("In B, where block 2 is gone, the cheapest is block 3 at 0.0470 (in A 0.0940).")
+    assert text.endswith("In B, which lacks block 2 and attention of block 4, the cheapest is block 3 at 0.0470 (in A 0.0940).")
 
 
 def test_headlines_by_hand(pair):

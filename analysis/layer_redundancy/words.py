@@ -41,6 +41,13 @@ def gone(run) -> tuple[int, ...]:
     return tuple(sorted(set(range(run.result.n_layers)) - set(run.result.blocks.tolist())))
 
 
+def lacking(run) -> list[str]:
+    """What this variant lacks, whole blocks first: "block 3", "attention of block 5"."""
+    r = run.result
+    halves = [f"{name} of block {r.blocks[i]}" for kind, name in ((ATTENTION, "attention"), (MLP, "MLP")) for i in np.flatnonzero(np.isnan(r.score[kind, :, 0]))]
+    return [f"block {i}" for i in gone(run)] + halves
+
+
 def depth(runs) -> int:
     """Blocks of the deepest unmodified checkpoint: the axis that all runs share."""
     return max(run.result.n_layers for run in runs)
@@ -93,9 +100,8 @@ def _against(a, b) -> str:
     i, s = cheapest(b), scope(b)
     block = int(b.result.blocks[i])
     cost = nats(b.result.kl[BLOCK, i, s])
-    missing = [x for x in gone(b) if x not in gone(a)]
-    lead = f"In {b.label}, where block {missing[0]} is gone," if len(missing) == 1 else (
-        f"In {b.label}, where blocks {listed(missing)} are gone," if missing else f"In {b.label}")
+    missing = lacking(b)
+    lead = f"In {b.label}" + (f", which lacks {listed(missing) if len(missing) <= 4 else f'{len(missing)} blocks and sublayers'}," if missing else "")
     here = np.flatnonzero(a.result.blocks == block)
     before = f" (in {a.label} {nats(a.result.kl[BLOCK, here[0], scope(a)])})" if len(here) else ""
     return f"{lead} the cheapest is block {block} at {cost}{before}."
