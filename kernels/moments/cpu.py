@@ -14,31 +14,27 @@ SAMPLE = 32  # tokens whose mean is the shift of the first batch
 @kernel
 def _accumulate(x, rows, shift, s1, s2, absolute, largest):
     """x [n, c] float32; rows: kept indices; shift, s1 = Σ(x − shift), s2 = Σ(x − shift)², absolute, largest [c] float64."""
-    n_channels = x.shape[1]
     whole = rows.size - rows.size % 4
-    for c0 in range(0, n_channels, 512):  # accumulators of 512 channels stay in the first-level cache
-        c1 = min(n_channels, c0 + 512)
-        shifts, sums, squares, absolutes, maxima = shift[c0:c1], s1[c0:c1], s2[c0:c1], absolute[c0:c1], largest[c0:c1]
-        for i in range(0, whole, 4):
-            x0, x1, x2, x3 = x[rows[i], c0:c1], x[rows[i + 1], c0:c1], x[rows[i + 2], c0:c1], x[rows[i + 3], c0:c1]
-            for c in range(c1 - c0):
-                k = shifts[c]
-                v0, v1, v2, v3 = np.float64(x0[c]), np.float64(x1[c]), np.float64(x2[c]), np.float64(x3[c])
-                d0, d1, d2, d3 = v0 - k, v1 - k, v2 - k, v3 - k
-                a0, a1, a2, a3 = abs(v0), abs(v1), abs(v2), abs(v3)
-                sums[c] += (d0 + d1) + (d2 + d3)
-                squares[c] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
-                absolutes[c] += (a0 + a1) + (a2 + a3)
-                maxima[c] = max(maxima[c], max(max(a0, a1), max(a2, a3)))
-        for i in range(whole, rows.size):
-            row = x[rows[i], c0:c1]
-            for c in range(c1 - c0):
-                v = np.float64(row[c])
-                d = v - shifts[c]
-                sums[c] += d
-                squares[c] += d * d
-                absolutes[c] += abs(v)
-                maxima[c] = max(maxima[c], abs(v))
+    for i in range(0, whole, 4):
+        x0, x1, x2, x3 = x[rows[i]], x[rows[i + 1]], x[rows[i + 2]], x[rows[i + 3]]
+        for c in range(x.shape[1]):
+            k = shift[c]
+            v0, v1, v2, v3 = np.float64(x0[c]), np.float64(x1[c]), np.float64(x2[c]), np.float64(x3[c])
+            d0, d1, d2, d3 = v0 - k, v1 - k, v2 - k, v3 - k
+            a0, a1, a2, a3 = abs(v0), abs(v1), abs(v2), abs(v3)
+            s1[c] += (d0 + d1) + (d2 + d3)
+            s2[c] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
+            absolute[c] += (a0 + a1) + (a2 + a3)
+            largest[c] = max(largest[c], max(max(a0, a1), max(a2, a3)))
+    for i in range(whole, rows.size):
+        row = x[rows[i]]
+        for c in range(x.shape[1]):
+            v = np.float64(row[c])
+            d = v - shift[c]
+            s1[c] += d
+            s2[c] += d * d
+            absolute[c] += abs(v)
+            largest[c] = max(largest[c], abs(v))
 
 
 def moments(x: torch.Tensor, keep: torch.Tensor | None, near: torch.Tensor | None):

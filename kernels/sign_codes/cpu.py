@@ -1,4 +1,4 @@
-"""Sign codes on the CPU: 64 comparisons become one word, and the counts ride along while the row is in cache."""
+"""Sign codes on the CPU: 64 comparisons become one word; the counts come from the words, a 32nd of the data."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def above(typingctx, row, offset, threshold):
 
 
 @kernel
-def _pack(x, rows, threshold, codes, counts):
-    """x [n, c] float32; rows: kept indices; codes uint64 [n, words], kept rows are written whole; counts int32 [c] are added to."""
+def _pack(x, rows, threshold, codes):
+    """x [n, c] float32; rows: kept indices; codes uint64 [n, words], kept rows are written whole."""
     n_channels = x.shape[1]
     words = n_channels // 64
     for i in rows:
@@ -49,8 +49,29 @@ def _pack(x, rows, threshold, codes, counts):
                 if row[c] > threshold:
                     rest |= np.uint64(1) << np.uint64(c - words * 64)
             code[words] = rest
-        for c in range(n_channels):
-            counts[c] += row[c] > threshold
+
+
+@kernel
+def _count(codes, rows, counts):
+    """Adds the on bits of the kept rows (at most CHUNK of them) to counts int64 [c].
+
+    The 64 counters of a word are held as binary numbers standing upright, plane p holding bit p of each: adding a code is
+    a carry that ripples up the planes.
+    """
+    n_planes = np.int64(np.ceil(np.log2(max(rows.size, 1) + 1)))
+    planes = np.zeros((n_planes, codes.shape[1]), np.uint64)
+    carry = np.zeros(codes.shape[1], np.uint64)
+    for i in rows:
+        carry[:] = codes[i]
+        for p in range(n_planes):
+            plane = planes[p]
+            for w in range(carry.size):
+                over = plane[w] & carry[w]
+                plane[w] ^= carry[w]
+                carry[w] = over
+    for p in range(n_planes):
+        for c in range(counts.size):
+            counts[c] += np.int64((planes[p, c // 64] >> np.uint64(c % 64)) & np.uint64(1)) << p
 
 
 def sign_codes(x: torch.Tensor, keep: torch.Tensor | None, threshold: float) -> tuple[np.ndarray, torch.Tensor]:
@@ -59,8 +80,9 @@ def sign_codes(x: torch.Tensor, keep: torch.Tensor | None, threshold: float) -> 
     codes = np.zeros((n_tokens, n_bytes(n_channels) // 8), np.uint64)
 
     def chunk(lo: int, hi: int) -> np.ndarray:
-        counts = np.zeros(n_channels, np.int32)
-        _pack(tokens.block(x, lo, hi), tokens.kept_rows(keep, lo, hi), np.float32(threshold), codes[lo:hi], counts)
+        counts, rows = np.zeros(n_channels, np.int64), tokens.kept_rows(keep, lo, hi)
+        _pack(tokens.block(x, lo, hi), rows, np.float32(threshold), codes[lo:hi])
+        _count(codes[lo:hi], rows, counts)
         return counts
 
     counts = np.zeros(n_channels, np.int64)
