@@ -90,10 +90,22 @@ def find(alias: str, home: Path) -> ShelfEntry:
     """The entry of `shelf/<alias>`; Refused when there is none or it has expired."""
     entry = _entries(home).get(alias) if _ALIAS.match(alias) else None
     if entry is None:
-        raise Refused(f"Nothing called shelf/{alias[:64]} is on the shelf: deleted, expired or never there. Choose another model, or add it again on the checkpoints page.")
+        raise _unknown(alias)
     if entry.expires is not None and entry.expires <= time.time():
         raise Refused(f"shelf/{alias} expired on {time.strftime('%Y-%m-%d', time.gmtime(entry.expires))}. Upload it again.")
     return entry
+
+
+def _unknown(alias: str) -> Refused:
+    return Refused(f"Nothing called shelf/{alias[:64]} is on the shelf: deleted, expired or never there. Choose another model, or add it again on the checkpoints page.")
+
+
+def require_use(source: str, home: Path, user: str = "") -> None:
+    """Refused unless `user` may open `source`; in the same words as for one that does not exist, so that nothing is told."""
+    if source.startswith("shelf/"):
+        alias = source.removeprefix("shelf/")
+        if not may_use(find(alias, home), user):
+            raise _unknown(alias)
 
 
 def register(path: str | Path, home: Path, owner: str = "") -> str:

@@ -313,3 +313,21 @@ def test_nothing_heavy_comes_with_the_pages():
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+# who may look
+
+
+def test_an_upload_of_somebody_else_is_as_if_it_were_not_there(home, tmp_path, monkeypatch):
+    from models import checkpoints
+    from pages.shared import visitor
+    from tests import tiny
+
+    run.lab.cache_clear()
+    source = "shelf/" + checkpoints.register(tiny.save(tiny.gpt2(), tmp_path / "mine"), home, owner="ada")
+    monkeypatch.setattr(visitor, "owner", lambda: "ada")
+    assert not read(a=source).refused and not read(b=source + "~drop_layers:blocks=1").refused
+    monkeypatch.setattr(visitor, "owner", lambda: "bob")
+    for view in (read(a=source), read(b=source + "~drop_layers:blocks=1")):
+        (refusal,) = view.refused.values()
+        assert "is on the shelf: deleted, expired or never there" in str(refusal)

@@ -18,7 +18,7 @@ from models import shelf
 from models.params import fields_of, key_params, read_params
 from models.refusal import Refused
 from models.variant import Step, write_value
-from pages.shared import controls, queue
+from pages.shared import controls, queue, visitor
 from pages.shared.view import DEFAULT_MODEL, View
 from pages.shared.wording import plain, short_variant
 
@@ -48,7 +48,7 @@ def draw(module: ModuleType, view: View) -> None:
 
 
 def _model(label: str, name: str, value: str | None, beside: str | None, view: View) -> None:
-    known = [entry.source for entry in shelf.shelf(run.home()) if "-steps/" not in entry.source]
+    known = [entry.source for entry in shelf.shelf(run.home(), visitor.owner()) if "-steps/" not in entry.source]
     remembered = st.session_state.setdefault("variants", [])
     for text in (view.a, view.b):
         if text and text not in known and text not in remembered:

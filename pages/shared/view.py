@@ -13,11 +13,13 @@ from typing import Any
 
 import operators
 from analysis import run
+from models import shelf
 from models.corpus import Corpus
 from models.corpus import parse as parse_corpus
 from models.params import fields_of, read_params
 from models.refusal import Refused
 from models.variant import write_value
+from pages.shared import visitor
 from pages.shared.wording import sentence
 
 DEFAULT_MODEL = "demo/storyteller-a"
@@ -107,10 +109,16 @@ def _corpus_differences(old: Corpus, new: Corpus) -> list[str]:
 def _variant(text: str, name: str, refused: dict[str, Refused]) -> str:
     try:
         v = operators.parse(text) if not text.startswith("v/") else run.variant(text)
+        for source in _sources(v):
+            shelf.require_use(source, run.home(), visitor.owner())
         return run.keep_recipe(v)
     except Refused as error:
         refused[name] = error
         return text
+
+
+def _sources(v) -> list[str]:
+    return [v.base] if not v.parents else [s for parent in v.parents for s in _sources(parent)]
 
 
 def _params(module: ModuleType, query: Mapping[str, str], notices: list[str]) -> dict[str, Any]:
