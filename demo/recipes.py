@@ -30,6 +30,7 @@ class Recipe:
 RECIPES = {
     recipe.name: recipe
     for recipe in (
+        # seed 0 met every threshold but one: 90.9 % on held-out templates (no "sum of a and b is equal to")
         Recipe("storyteller-a", "gpt2", seed=3, kept=(0.05, 0.2, 0.5)),
         Recipe("storyteller-b", "gpt2", seed=1),
         Recipe("storyteller-llama", "llama", seed=2, key_value_heads=2, mlp_width=432),
