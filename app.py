@@ -3,12 +3,14 @@
     streamlit run app.py
 """
 
+import asyncio
 from contextlib import asynccontextmanager
 
 import streamlit as st
 
 from analysis.run import home
 from jobs.lifespan import start_workers, stop_workers
+from models import uploads
 from pages import fonts
 from pages.routes.upload import routes
 from pages.shared import frame  # noqa: F401  what every page needs, before the first one is asked for
@@ -18,10 +20,19 @@ from pages.shared import frame  # noqa: F401  what every page needs, before the 
 async def lifespan(_app):
     fonts.use()
     start_workers(home())
+    sweeping = asyncio.create_task(sweep_hourly())
     try:
         yield
     finally:
+        sweeping.cancel()
         stop_workers(home())
+
+
+async def sweep_hourly() -> None:
+    """Expired and abandoned uploads go."""
+    while True:
+        await asyncio.to_thread(uploads.sweep, home())
+        await asyncio.sleep(3600)
 
 
 app = st.App("pages/navigation.py", routes=routes(home), lifespan=lifespan)

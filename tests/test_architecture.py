@@ -101,3 +101,17 @@ def test_every_operator_file_is_listed():
 
     files = {p.stem for p in (REPO / "operators").glob("*.py")} - {"__init__", "__main__", "contract"}
     assert files == set(operators.OPERATORS)
+
+
+def test_the_readme_tree_is_the_tree():
+    from tests.readme_tree import between, tree
+
+    assert between((REPO / "README.md").read_text())[1] == tree(), "run: python -m tests.readme_tree"
+
+
+def test_every_operator_has_a_readme_row():
+    import operators
+
+    readme = (REPO / "README.md").read_text()
+    for name in operators.OPERATORS:
+        assert f"| `{name}` |" in readme
