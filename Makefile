@@ -20,9 +20,8 @@ test: $(VENV)/ready
 	$(BIN)/python -m pytest -q -rs --durations=15
 
 demo-models: $(VENV)/ready
-	$(BIN)/python -m demo.train storyteller-a
-	$(BIN)/python -m demo.train storyteller-b
-	$(BIN)/python -m demo.train storyteller-llama
+	$(BIN)/python -m demo.train storyteller-a storyteller-b storyteller-llama
+	for name in storyteller-a storyteller-b storyteller-llama; do $(BIN)/python -m demo.card demo/models/$$name; done
 
 $(VENV)/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Microtome needs Python 3.11; found $$($(PYTHON) --version). Try: make PYTHON=/path/to/python3.11"; exit 1; }
