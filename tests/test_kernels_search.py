@@ -31,7 +31,7 @@ def test_by_hand():
     assert hamming.histogram(codes, 128)[:5].tolist() == [1, 5, 3, 1, 0]
 
 
-@pytest.mark.parametrize("n, q, n_bytes", [(1, 1, 8), (63, 7, 16), (131, 17, 40), (30, 0, 8)])
+@pytest.mark.parametrize("n, q, n_bytes", [(1, 1, 8), (63, 7, 16), (131, 17, 40), (40, 5, 256), (21, 3, 776), (30, 0, 8)])
 def test_search_equals_the_definition(n, q, n_bytes):
     codes, queries = random_codes(n, n_bytes), random_codes(q, n_bytes, seed=1)
     codes[n // 2 :] &= 3  # many ties
