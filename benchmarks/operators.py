@@ -6,7 +6,7 @@
     python -m benchmarks.operators matrix  [--repeat 3]
 
 quality: KL to the original on held-out text for every operator and calibration seed, and the orders that papers report, with
-paired 95 % intervals over sequences. shared: one calibration pass for all operators against one pass each. gpt2: the 124M
+paired 95 % intervals over sequences. All seconds are CPU seconds. shared: one calibration pass for all operators against one pass each. gpt2: the 124M
 shape with random weights, Wanda against its calibration forward. matrix: one matrix against straightforward references.
 """
 
@@ -73,9 +73,10 @@ def peak():
 
 
 def timed(call) -> float:
-    began = time.perf_counter()
+    """CPU seconds of this process: on a busy machine the only ones that can be compared; with one thread, the time on an idle one."""
+    began = time.process_time()
     call()
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def quality(given) -> None:

@@ -30,13 +30,13 @@ def inverse_factor(gram: torch.Tensor, n_tokens: int, damping: float = 0.01) -> 
     if not bool(torch.isfinite(gram).all()):
         raise Refused("The calibration statistics hold values that are not finite: the model's activations overflow on this text.")
     hessian = gram.to(torch.float64) * (2.0 / max(n_tokens, 1))
-    diagonal = hessian.diagonal()
-    dead = diagonal <= 0
-    hessian = hessian + torch.diag(dead.to(hessian))
+    dead = hessian.diagonal() <= 0
+    hessian.diagonal().add_(dead.to(hessian))
     mean = hessian.diagonal().mean()
     share = damping
     for _ in range(12):
-        damped = hessian + torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device) * (share * mean)
+        damped = hessian.clone()
+        damped.diagonal().add_(share * mean)
         upper = _upper_of_inverse(damped)
         if upper is not None:
             return InverseFactor(upper, damped, dead, share)
@@ -45,11 +45,12 @@ def inverse_factor(gram: torch.Tensor, n_tokens: int, damping: float = 0.01) -> 
 
 
 def _upper_of_inverse(matrix: torch.Tensor) -> torch.Tensor | None:
-    lower, info = torch.linalg.cholesky_ex(matrix)
+    """U upper with UᵀU = matrix⁻¹, from one factorisation: matrix = R Rᵀ with R upper (Cholesky of the reversed matrix), U = R⁻¹."""
+    lower, info = torch.linalg.cholesky_ex(matrix.flip(0, 1))
     if int(info):
         return None
-    upper, info = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-    return upper if not int(info) and bool(torch.isfinite(upper).all()) else None
+    upper = torch.linalg.solve_triangular(lower.flip(0, 1), torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device), upper=True)
+    return upper if bool(torch.isfinite(upper).all()) else None
 
 
 @dataclass(frozen=True, eq=False)
