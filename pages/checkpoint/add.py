@@ -63,7 +63,7 @@ def _hub() -> None:
     st.markdown(prose(f"`owner/name`, with `@revision` if you like. Only safetensors, JSON and tokenizer files are fetched, never code; at most **{hub.limit_bytes() / 1e9:.0f} GB**."))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name = st.text_input("Name on the hub", placeholder="owner/name@revision", key="hub_name")
-        if st.button("Look inside", key="open_hub", type="primary", disabled=not name):
+        if st.button("Examine", key="open_hub", type="primary", disabled=not name):
             _open(lambda: _hub_name(name), "hub")
 
 

@@ -27,18 +27,18 @@ def now() -> dict | None:
 
 def drop() -> None:
     """The place where files are dropped; when all have arrived, they are opened."""
-    id = dropzone.draw(uploads.ticket(run.home(), visitor.owner()))
-    if id:
-        open_it(id)
+    arrived = dropzone.draw(uploads.ticket(run.home(), visitor.owner()))
+    if arrived:
+        open_it(arrived[0], title=arrived[1])
         st.rerun()
 
 
-def open_it(id: str, answers: dict | None = None, base: str | None = None, tokenizer: str | None = None) -> None:
+def open_it(id: str, answers: dict | None = None, base: str | None = None, tokenizer: str | None = None, title: str = "") -> None:
     """Run the intake (some seconds, in its own fenced process) and keep what it says for the page."""
     home, owner = run.home(), visitor.owner()
-    state = {"id": id, "answers": answers, "base": base, "tokenizer": tokenizer}
+    title = title or st.session_state.get(_NOW, {}).get("title") or time.strftime("upload of %d %b %H.%M")
+    state = {"id": id, "title": title, "tokenizer": tokenizer}
     try:
-        title = Path(next(iter(uploads.status(home, owner, id).files))).name
         with st.spinner("Opening the files in a process without network …"):
             entry, outcome = uploads.finish(home, owner, id, answers, _folder(base), _folder(tokenizer), title)
         state |= {"entry": entry, "outcome": outcome}
@@ -163,7 +163,7 @@ def _arrived(entry: ShelfEntry, outcome: Outcome) -> None:
         if outcome.runnable and st.button("Open in analysis", type="primary", icon=":material/biotech:", key="arrived_analysis"):
             close()
             st.switch_page("layer_redundancy.py", query_params={"a": entry.source})
-        if st.button("Look inside", icon=":material/search:", key="arrived_look", type="secondary" if outcome.runnable else "primary"):
+        if st.button("Examine", icon=":material/search:", key="arrived_look", type="secondary" if outcome.runnable else "primary"):
             close()
             go(model=entry.source)
             st.rerun()

@@ -4,7 +4,7 @@
 const PIECE = 256 * 1024 * 1024 // bytes of the first request; the server reads again what it has, so pieces grow with the file
 const PATIENCE = [1, 2, 4, 8, 15] // seconds between attempts while the server cannot be reached
 const MEMORY = "microtome-upload" // which upload these files belonged to, for going on after a reload
-const runs = new WeakMap()
+const runs = new WeakMap(), folderOf = new WeakMap()
 
 export default function (component) {
   const { parentElement, data, setTriggerValue } = component
@@ -14,7 +14,7 @@ export default function (component) {
     runs.set(parentElement, run)
   }
   run.data = data
-  run.arrived = id => setTriggerValue("arrived", id)
+  run.arrived = (id, title) => setTriggerValue("arrived", { id, title })
 }
 
 class Run {
@@ -56,7 +56,7 @@ class Run {
       for (const file of files) await this.send(file, upload.received[file.name] || 0)
       localStorage.removeItem(MEMORY)
       this.sum("opening …")
-      this.arrived(this.id)
+      this.arrived(this.id, called(files))
     } catch (problem) {
       if (!this.cancelled) this.say(problem.message)
       this.end()
@@ -181,7 +181,9 @@ async function dropped(transfer) { // files, and the files directly inside dropp
   const entries = [...transfer.items].map(item => item.webkitGetAsEntry?.()).filter(Boolean)
   if (!entries.length) return [...transfer.files]
   const lists = await Promise.all(entries.map(entry => entry.isFile ? [entry] : inside(entry)))
-  return Promise.all(lists.flat().map(entry => new Promise((resolve, reject) => entry.file(resolve, reject))))
+  const files = await Promise.all(lists.flat().map(entry => new Promise((resolve, reject) => entry.file(resolve, reject))))
+  if (entries.length === 1 && !entries[0].isFile) folderOf.set(files, entries[0].name)
+  return files
 }
 
 async function inside(folder) {
@@ -191,6 +193,12 @@ async function inside(folder) {
     if (!some.length) return found.filter(entry => entry.isFile && !entry.name.startsWith("."))
     found.push(...some)
   }
+}
+
+function called(files) { // a dropped folder's name, or the largest file's where it says more than "model"
+  const largest = files.reduce((a, b) => b.size > a.size ? b : a)
+  const stem = largest.name.replace(/\.(safetensors|gguf|zip|bin|pth?|tar(\.(gz|zst))?|tgz)$/, "").replace(/-\d{5}-of-\d{5}$/, "")
+  return folderOf.get(files) || (/^(pytorch_|adapter_)?model$/.test(stem) ? "" : stem)
 }
 
 const element = (tag, name) => Object.assign(document.createElement(tag), { className: name })

@@ -22,10 +22,12 @@ def _component():
     return st.components.v2.component("microtome_dropzone", html=HTML, css=(HERE / "dropzone.css").read_text(), js=(HERE / "dropzone.js").read_text())
 
 
-def draw(ticket: str) -> str | None:
-    """The id of an upload that has just arrived whole, once."""
+def draw(ticket: str) -> tuple[str, str] | None:
+    """(id, what it was called in the browser) of an upload that has just arrived whole, once."""
     base = st.get_option("server.baseUrlPath").strip("/")
     data = {"ticket": ticket, "route": f"/{base}/upload" if base else "/upload", "limit": uploads.allowance().upload, "files": uploads.MAX_FILES}
     result = _component()(key="dropzone", data=data, on_arrived_change=lambda: None)
-    id = result.arrived
-    return id if isinstance(id, str) and len(id) == 32 else None
+    arrived = result.arrived
+    if not isinstance(arrived, dict) or not isinstance(arrived.get("id"), str):
+        return None
+    return arrived["id"], str(arrived.get("title", ""))[:80]

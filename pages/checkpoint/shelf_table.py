@@ -31,8 +31,8 @@ def draw() -> None:
     steps = [e.source for e in listed if "-steps/" in e.source]
     if steps:
         with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-            chosen = st.selectbox(f"{len(steps)} checkpoints along training runs", steps, index=None, placeholder="choose one to look inside", key="step_checkpoint", width=380)
-            st.button("Look inside", disabled=chosen is None, key="look_step", on_click=go, kwargs={"model": chosen})
+            chosen = st.selectbox(f"{len(steps)} checkpoints along training runs", steps, index=None, placeholder="choose one to examine", key="step_checkpoint", width=380)
+            st.button("Examine", disabled=chosen is None, key="look_step", on_click=go, kwargs={"model": chosen})
 
 
 def _quota(owner: str) -> None:
@@ -50,7 +50,7 @@ def _row(entry: ShelfEntry, owner: str) -> None:
             st.caption(in_markdown(entry.source), width="content")
             st.space("stretch")
             st.caption(", ".join(filter(None, [_size(entry), expiry(entry.expires, time.time()), "" if entry.runnable else "to examine only"])), width="content")
-            st.button("Look inside", type="tertiary", icon=":material/search:", key=f"look_{entry.source}", on_click=go, kwargs={"model": entry.source})
+            st.button("Examine", type="tertiary", icon=":material/search:", key=f"look_{entry.source}", on_click=go, kwargs={"model": entry.source})
             if entry.runnable and st.button("Open in analysis", type="tertiary", icon=":material/biotech:", key=f"analyse_{entry.source}"):
                 st.switch_page("layer_redundancy.py", query_params={"a": entry.source})
             if mine and shelf.public():
