@@ -7,14 +7,14 @@ from pages.shared.subject import queue_panel
 
 source = subject.link("model")
 subject.sidebar(source)
-st.title("What is in this checkpoint?" if source else "Bring your own checkpoint", anchor=False)
+other = subject.link("with") if source and subject.link("with") != source else None
+st.title("How do these two checkpoints differ?" if other else "What is in this checkpoint?" if source else "Bring your own checkpoint", anchor=False)
 
 if source is None:
     add.draw()
     shelf_table.draw()
 else:
-    other = subject.link("with")
-    opened = [found for found in (show.opened(name) for name in dict.fromkeys([source, *([other] if other else [])])) if found]
+    opened = [found for found in (show.opened(name) for name in filter(None, (source, other))) if found]
     if len(opened) == 2:
         show.chips(*opened)
         compare.draw(*opened)

@@ -16,6 +16,7 @@ from models.examine import Ask
 from models.progress import Quiet
 from models.refusal import Refused
 from pages.checkpoint import compare, figures, names, parameters
+from tests import browser_session
 from tests.conftest import REPO
 
 needs_demo = pytest.mark.skipif(not any(e.source == "demo/storyteller-a" for e in shelf.demo_models()), reason="the demo model is not trained yet")
@@ -275,3 +276,27 @@ def test_a_tokenizer_may_join_later_and_nothing_else_may(home):
         with pytest.raises(Refused):
             uploads.join(home, owner, upload.id, name, data)
     assert [u.id for u in uploads.unfinished(home, "ann")] == [upload.id] and not uploads.unfinished(home, "bob")
+
+
+# in a real browser
+
+
+@pytest.mark.skipif(browser_session.chromium() is None, reason="no Chromium on this machine, so nothing was uploaded in a browser")
+@pytest.mark.timeout(600)
+def test_files_chosen_in_a_browser_reach_the_shelf_and_their_table(made, home):
+    """The real component, the real route, the fenced process: then the parameters, and no fault of the page's code."""
+    with browser_session.running_app(home) as address, browser_session.running_browser(browser_session.chromium()) as browser:
+        visitor = browser_session.Visitor(browser, address).open("/checkpoints").see("Drop the files of a checkpoint here")
+        visitor.page.locator("input[type=file]").first.set_input_files([str(p) for p in (made / "a").iterdir()])
+        visitor.see("is on the shelf").see("Logits: all finite.")
+        (entry,) = [e for e in shelf.shelf(home) if e.kind == "upload"]
+        assert uploads.used(home, "") == entry.n_bytes and not uploads.unfinished(home, "")
+        visitor.page.get_by_test_id("stMain").get_by_role("button", name="Examine").first.click()
+        visitor.wait_for_link("model=shelf").see("28 tensors").see("How are its values distributed?")
+        assert visitor.page.get_by_test_id("stDataFrame").count() >= 1
+        visitor.page.locator("table[role=grid]").first.get_by_text("transformer.h.0.attn.c_attn.bias").wait_for(state="attached")
+        visitor.press("Open in analysis") if visitor.page.get_by_role("button", name="Open in analysis", exact=True).count() else visitor.press("biotech Open in analysis")
+        visitor.wait_for_link("a=shelf")
+        assert not visitor.faults
+        visitor.close()
+    assert small.tensors(Path(entry.path)).keys() == small.tensors(made / "a").keys()

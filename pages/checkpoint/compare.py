@@ -78,8 +78,8 @@ def _tensors(table: pa.Table) -> None:
     rows = table.take(order).slice((wanted - 1) * ROWS, ROWS)
     rows = rows.set_column(0, "name", pa.array([one_line(n, 120) for n in rows["name"].to_pylist()], pa.string()))
     number_column = lambda form: st.column_config.NumberColumn(format=form)
-    st.dataframe(rows, hide_index=True, height=36 * (rows.num_rows + 1) + 3, alt="Table of tensor differences.", column_config={
-        "name": st.column_config.TextColumn("tensor", width="large", pinned=True), **{c: number_column("%.3g") for c in ("norm A", "norm B", "norm of difference", "relative", "cosine", "largest")},
+    st.dataframe(rows, hide_index=True, height="content", alt="Table of tensor differences.", column_config={
+        "name": st.column_config.TextColumn("tensor", width=290, pinned=True), **{c: number_column("%.3g") for c in ("norm A", "norm B", "norm of difference", "relative", "cosine", "largest")},
         "changed": number_column("percent"),
     })
     if n_pages > 1:
@@ -120,7 +120,11 @@ def _tokenizers(a: Subject, b: Subject) -> None:
     same = (a.folder / "tokenizer.json").read_bytes() == (b.folder / "tokenizer.json").read_bytes()
     st.markdown("The tokenizer.json files are equal, byte for byte." if same else "The tokenizer.json files differ.")
     names = ("kind", "tokens", "merges", "normalizer", "pre-tokenizer", "byte fallback", "longest token")
-    st.dataframe({"fact": names, "A": [one_line(facts[0][n], 60) for n in names], "B": [one_line(facts[1][n], 60) for n in names]}, hide_index=True, alt="Facts about both tokenizers.")
+    st.dataframe({"fact": names, **{label: [_fact(of[n]) for n in names] for label, of in zip("AB", facts)}}, hide_index=True, alt="Facts about both tokenizers.")
+
+
+def _fact(value: object) -> str:
+    return {None: "none", True: "yes", False: "no"}.get(value) if value is None or isinstance(value, bool) else one_line(value, 60)
 
 
 @by_key

@@ -42,7 +42,7 @@ def draw(subject: Subject) -> None:
             parameters.draw(_joined(statistics.key if statistics else "", seal, table, tensors), link("tensor"))
         _tensor(grid, subject, tensors, statistics.key if statistics else "")
         with grid.cell():
-            _equal(statistics)
+            _equal(statistics, subject)
         with grid.cell():
             _tokenizer(subject)
         if subject.runnable:
@@ -134,8 +134,11 @@ def _row(key: str, name: str, statistics) -> dict | None:
     return None if statistics is None else _rows(key, statistics).get(name)
 
 
-def _equal(statistics) -> None:
+def _equal(statistics, subject: Subject) -> None:
     st.markdown("##### Are tensors tied or copied?")
+    parts = {inspect.part_of(name) for name in subject.table.tensors}
+    if "embedding" in parts and "head" not in parts:
+        st.markdown("No head is stored: the model reads its logits with the embedding, the two are tied.")
     if statistics is None:
         st.caption("Compared byte by byte with the statistics.")
         return
@@ -143,7 +146,7 @@ def _equal(statistics) -> None:
     for row in statistics.table("equal").to_pylist():
         groups.setdefault(row["group"], []).append(row["name"])
     if not groups:
-        st.markdown("No two tensors hold the same bytes. Tied weights are usually stored once.")
+        st.markdown("No two stored tensors hold the same bytes.")
         return
     n = sum(map(len, groups.values()))
     st.markdown(f"{n} tensors in {len(groups)} group{'s' if len(groups) > 1 else ''} hold the same bytes.")

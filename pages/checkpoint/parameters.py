@@ -13,8 +13,8 @@ from pages.checkpoint.subject import go, link
 
 ROWS = 25
 BARS = 16  # of the small histogram in a row
-FROM_HEADER = ("name", "block", "part", "shape", "dtype", "elements", "bytes")
 MEASURED = ("norm", "std", "sparsity", "kurtosis", "n_nan", "n_inf", "effective_rank")
+SHOWN = ("name", "shape", "dtype", "histogram", "norm", "sparsity", "kurtosis", "effective_rank", "n_nan", "n_inf", "std", "block", "part", "elements", "bytes", "file")
 LABELS = {
     "name": "tensor", "bytes": "size", "norm": "norm", "std": "std", "sparsity": "zeros", "kurtosis": "kurtosis", "n_nan": "NaN", "n_inf": "Inf",
     "effective_rank": "effective rank", "histogram": "values", "file": "file",
@@ -78,8 +78,8 @@ def draw(table: pa.Table, chosen: str | None) -> None:
     shown = rows.set_column(0, "name", pa.array([one_line(name, 120) for name in names], pa.string()))
     key = f"tensors_{sort}_{descending}_{wanted}_{find}"
     st.dataframe(
-        shown, key=key, hide_index=True, height=36 * (rows.num_rows + 1) + 3, on_select=_choose, selection_mode="single-row", column_config=_config(),
-        column_order=[c for c in (*FROM_HEADER, "histogram", *MEASURED) if c in table.column_names],
+        shown, key=key, hide_index=True, height="content", on_select=_choose, selection_mode="single-row", column_config=_config(),
+        column_order=[c for c in SHOWN if c in table.column_names],
         alt="Table of tensors with their shape, type, size and statistics.",
     )
     st.session_state["tensors_shown"] = (key, names)
@@ -94,7 +94,7 @@ def draw(table: pa.Table, chosen: str | None) -> None:
 def _config() -> dict:
     number = lambda name, form, **more: st.column_config.NumberColumn(LABELS.get(name, name), format=form, help=HELP.get(name), **more)
     return {
-        "name": st.column_config.TextColumn("tensor", width="large", pinned=True), "block": number("block", "%d", width=60), "part": st.column_config.TextColumn(width=90),
+        "name": st.column_config.TextColumn("tensor", width=250, pinned=True), "block": number("block", "%d", width=60), "part": st.column_config.TextColumn(width=90),
         "dtype": st.column_config.TextColumn(width=60), "elements": number("elements", "localized"), "bytes": number("bytes", "bytes"),
         "norm": number("norm", "%.3g"), "std": number("std", "%.3g"), "sparsity": number("sparsity", "percent"), "kurtosis": number("kurtosis", "%.3g"),
         "n_nan": number("n_nan", "localized"), "n_inf": number("n_inf", "localized"), "effective_rank": number("effective_rank", "%.1f"),
