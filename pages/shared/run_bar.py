@@ -13,7 +13,7 @@ import streamlit as st
 from analysis import run
 from models.refusal import Refused
 from pages.shared import controls, queue, states
-from pages.shared.view import View, differences, with_slice
+from pages.shared.view import VIEW, View, differences, with_slice
 from pages.shared.wording import ago, duration, plain, size
 
 RECENT = 3600.0  # seconds for which a failed second run is told beside figures of the first
@@ -27,12 +27,13 @@ def draw(module: ModuleType, view: View, requests: tuple[run.Request, ...], entr
     missing = [r for r, entry in zip(requests, entries) if entry is None]
     jobs = [queue.find(r) for r in (missing or requests)]
     running = not queue.settled(jobs)
+    link = _asked()
 
     @st.fragment(run_every=0.5 if running else None)
     def bar() -> None:
         states_now = [queue.find(r) for r in (missing or requests)]
-        if running and queue.settled(states_now):
-            st.rerun()
+        if _asked() != link or (running and queue.settled(states_now)):
+            st.rerun()  # a control wrote into the link, or the computation ended: the whole page is drawn again
         with st.container(border=True, key="runbar"):
             with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
                 _controls(module, view, disabled=running)
@@ -55,6 +56,11 @@ def draw(module: ModuleType, view: View, requests: tuple[run.Request, ...], entr
             st.warning("This was computed by a newer text of the program than these pages run. Restart the app to see it.", icon=":material/restart_alt:")
         elif job is not None and job.cancelled and missing:
             st.caption(f"Cancelled at {job.fraction * 100:.0f} %. What was measured until then is kept; Run goes on from there.")
+
+
+def _asked() -> dict[str, str]:
+    """What the link asks to compute; chosen views of figures are no part of it."""
+    return {name: value for name, value in st.query_params.to_dict().items() if not name.startswith(VIEW)}
 
 
 def _controls(module: ModuleType, view: View, disabled: bool) -> None:

@@ -19,7 +19,7 @@ from models.params import fields_of, key_params, read_params
 from models.refusal import Refused
 from models.variant import Step, write_value
 from pages.shared import controls, queue, visitor
-from pages.shared.view import DEFAULT_MODEL, View
+from pages.shared.view import DEFAULT_MODEL, View, whole
 from pages.shared.wording import plain, short_variant
 
 
@@ -56,10 +56,18 @@ def _model(label: str, name: str, value: str | None, beside: str | None, view: V
     options = [text for text in dict.fromkeys([*known, *remembered, *([value] if value else [])]) if text != beside]
     st.selectbox(
         label, options, key=controls.seed(f"subject_{name}", value), accept_new_options=True, format_func=lambda text: short_variant(text, beside),
-        placeholder="none" if name == "b" else "a model", on_change=_store, args=(f"subject_{name}", name, DEFAULT_MODEL if name == "a" else None),
+        placeholder="none" if name == "b" else "a model", on_change=_store_model, args=(name, beside),
         help="Choose one, or type its written form: demo/storyteller-a, owner/name@revision of a hub, shelf/…, each with steps like ~drop_layers:blocks=3. "
              "For B the steps alone are enough." if name == "b" else "Choose one, or type demo/…, shelf/… or owner/name@revision of a hub, with steps if you like.",
     )
+
+
+def _store_model(name: str, beside: str | None) -> None:
+    """B's steps alone are written out, so that the link says the same whatever A becomes."""
+    value = st.session_state[f"subject_{name}"]
+    if value is not None and beside:
+        value = whole(value.strip(), beside)
+    controls.write_link(name, None if value is None or (name == "a" and value == DEFAULT_MODEL) else value.strip())
 
 
 def _store(key: str, name: str, default: str | None) -> None:
