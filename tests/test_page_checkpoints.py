@@ -231,6 +231,23 @@ def test_the_map_of_differences_shows_the_changed_matrix(home, made):
     assert "in block 1" in figure.reading and "1 of 28 tensors differ" in compare.sentence(table)
 
 
+def test_constant_zero_and_broken_tensors_are_told_and_not_drawn(app, home, tmp_path):
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    broken = np.eye(4, dtype=np.float32)
+    broken[0, 0] = np.nan
+    small.rewrite(folder, {"h.0.zero": np.zeros((5, 4), np.float32), "h.0.one": np.ones((4, 5), np.float32), "h.0.broken": broken, "h.0.flag": np.array(3, np.int64)})
+    source = examine.register(str(folder), home)
+    work(home, Ask("statistics", source))
+    for name, sentence in (("h.0.zero", "no direction"), ("h.0.one", "Every element is 1"), ("h.0.broken", "no spectrum"), ("h.0.flag", "needs a matrix"), ("h.0.gone", "has no tensor")):
+        if name in ("h.0.zero", "h.0.one"):
+            work(home, Ask("spectrum", source, tensor=name))
+        test = app(model=source, tensor=name)
+        assert not test.exception and sentence in words(test), name
+    work(home, Ask("difference", source, source))
+    assert figures.where_weights_differ(examine.stored(Ask("difference", source, source), home).table("difference")) is None
+
+
 def compare_table(made):
     from models import differences
 

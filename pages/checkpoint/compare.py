@@ -22,6 +22,7 @@ METHOD = """Tensors are paired by name and compared where their shapes agree: re
 vectors, changed is the share of elements that differ, largest is max |B − A|. Nothing is aligned: two models trained from different seeds
 differ everywhere although they may compute alike, and a permutation of neurons looks like a large difference."""
 ROWS = 25
+SHOWN = ("name", "relative", "cosine", "changed", "largest", "status", "norm A", "norm B", "norm of difference", "block", "part")
 
 
 def draw(a: Subject, b: Subject) -> None:
@@ -78,7 +79,7 @@ def _tensors(table: pa.Table) -> None:
     rows = table.take(order).slice((wanted - 1) * ROWS, ROWS)
     rows = rows.set_column(0, "name", pa.array([one_line(n, 120) for n in rows["name"].to_pylist()], pa.string()))
     number_column = lambda form: st.column_config.NumberColumn(format=form)
-    st.dataframe(rows, hide_index=True, height="content", alt="Table of tensor differences.", column_config={
+    st.dataframe(rows, hide_index=True, height="content", placeholder="", column_order=SHOWN, alt="Table of tensor differences.", column_config={
         "name": st.column_config.TextColumn("tensor", width=290, pinned=True), **{c: number_column("%.3g") for c in ("norm A", "norm B", "norm of difference", "relative", "cosine", "largest")},
         "changed": number_column("percent"),
     })

@@ -150,6 +150,8 @@ def histogram(statistics: dict) -> Figure:
     kurtosis = statistics["kurtosis"]
     heavy = "heavier" if kurtosis > 0 else "lighter"
     reading = f"Standard deviation {plots.number(std)}, largest magnitude {plots.number(statistics['largest'])}; tails {heavy} than the normal distribution's (dashed), kurtosis {plots.number(kurtosis)}."
+    if not std > 0:
+        reading = f"Every element is {plots.number(mean)}."
     data = pa.table({"low": edges[:-1], "high": edges[1:], "elements": counts.astype(np.int64), "normal": normal})
     return Figure("histogram", "How are its values distributed?", reading, {"log": partial(draw, log=True), "linear": partial(draw, log=False)}, data,
                   "Histogram of one tensor's elements; dashed, a normal distribution of the same mean and standard deviation.", "Histogram of the elements, with a dashed normal curve.", height=280)
@@ -182,9 +184,9 @@ def spectrum(sigma: np.ndarray, effective: float, stable: float, shape: tuple[in
 
 
 def where_weights_differ(difference: pa.Table) -> Figure | None:
-    """Relative difference ‖B − A‖ / ‖A‖ of each matrix (rows) in each block (columns); None where no block is shared."""
-    rows = [r for r in difference.to_pylist() if r["block"] is not None and r["relative"] is not None]
-    if not rows:
+    """Relative difference ‖B − A‖ / ‖A‖ of each matrix (rows) in each block (columns); None where no matrix of a block differs."""
+    rows = [r for r in difference.to_pylist() if r["block"] is not None and r["relative"] is not None and np.isfinite(r["relative"])]
+    if not any(r["relative"] for r in rows):
         return None
     inside = lambda r: re.sub(r"^.*?(?:h|layers?|blocks?|blk)\.\d+\.", "", r["name"])
     parts, blocks = list(dict.fromkeys(inside(r) for r in rows))[:40], sorted({r["block"] for r in rows})
@@ -192,7 +194,7 @@ def where_weights_differ(difference: pa.Table) -> Figure | None:
     for r in rows:
         if inside(r) in parts:
             z[parts.index(inside(r)), blocks.index(r["block"])] = r["relative"]
-    top = float(np.nanmax(z)) or 1.0
+    top = float(np.nanmax(z))
     peak = np.unravel_index(np.nanargmax(z), z.shape)
 
     def draw(theme: Theme) -> go.Figure:

@@ -124,7 +124,9 @@ def _tensor(grid, subject: Subject, statistics, key: str) -> None:
             st.caption("It holds NaN or infinity and has no spectrum.")
         elif row is not None:
             found = working.answer(Ask("spectrum", subject.source, tensor=name), "its singular values", "spectrum")
-            if found is not None:
+            if found is not None and not found.array("sigma")[0] > 0:
+                st.caption("Every element is zero; it has no direction.")
+            elif found is not None:
                 _card(_spectrum(found.key, name, found, tensor.shape, row["std"]))
         else:
             st.caption("Its spectrum is computed after the statistics.")

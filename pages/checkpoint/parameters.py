@@ -78,7 +78,7 @@ def draw(table: pa.Table, chosen: str | None) -> None:
     shown = rows.set_column(0, "name", pa.array([one_line(name, 120) for name in names], pa.string()))
     key = f"tensors_{sort}_{descending}_{wanted}_{find}"
     st.dataframe(
-        shown, key=key, hide_index=True, height="content", on_select=_choose, selection_mode="single-row", column_config=_config(),
+        shown, key=key, hide_index=True, height="content", placeholder="", on_select=_choose, selection_mode="single-row", column_config=_config(),
         column_order=[c for c in SHOWN if c in table.column_names],
         alt="Table of tensors with their shape, type, size and statistics.",
     )
