@@ -7,7 +7,7 @@ from types import ModuleType
 
 from models.refusal import Refused
 
-ANALYSES = ("layer_redundancy",)
+ANALYSES = ("layer_redundancy", "compression_cost")
 
 
 def load(name: str) -> ModuleType:

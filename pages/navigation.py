@@ -10,6 +10,7 @@ style.draw()
 page = st.navigation(
     {
         "Look inside": [st.Page("layer_redundancy.py", title="Which blocks does the model not need?", default=True)],
+        "Compress": [st.Page("compression_cost.py", title="What did the compression cost?")],
         "Checkpoints": [st.Page("checkpoints.py", title="What is in this checkpoint, and can it be trusted?")],
         "Jobs": [st.Page("job_queue.py", title="Queue and history", url_path="jobs")],
         "Help": [st.Page("help.py", title="What this answers, and how")],

@@ -17,6 +17,7 @@ from pages.shared.view import View
 from pages.shared.wording import NBSP, interval, number, plain, prose
 
 BESIDE = 16  # characters that fit beside a metric's chip
+ROUNDED = "~round_to_nearest"  # short for A followed by that step
 CARRIED = "carried_subject"  # A, B, corpus and device go along from page to page
 
 
@@ -200,7 +201,16 @@ def _cannot(module: ModuleType, view: View, error: Refused) -> None:
     """Readable, but the files, the text or the parameters do not allow it."""
     states.error_card("This cannot be measured", error, "request", tag="not loaded")
     with st.container(horizontal=True, gap="small"):
-        if view.b and st.button("Show A alone", icon=":material/close:", key="drop_b"):
+        if module.MODELS[0] > 1:
+            _compare_button(view)
+        elif view.b and st.button("Show A alone", icon=":material/close:", key="drop_b"):
             st.query_params.pop("b", None)
             st.rerun()
         _demo_button("Show the demo model")
+
+
+def _compare_button(view: View) -> None:
+    """A paired page without a usable B: the nearest thing to compare with is A itself, rounded to 4 bits."""
+    if view.b != f"{view.a}{ROUNDED}" and st.button("Compare with A at 4 bits", icon=":material/compare_arrows:", key="compare"):
+        st.query_params["b"] = ROUNDED
+        st.rerun()

@@ -1,0 +1,5 @@
+"""What did the compression cost?"""
+
+from pages.shared.frame import page
+
+page("compression_cost")
