@@ -1,6 +1,6 @@
 """What did the compression cost?
 
-A is the original, B the variant; both read the same tokens.
+Compares what A, the original, and B, its variant, predict at the same tokens.
 
 **Divergence.** At every token, KL(A ‖ B) = Σᵥ pA(v) · (ln pA(v) − ln pB(v)) in nats, over the next token v: 0 exactly where the
 predictions are the same, and never below. Mean, median, 95 % and 99 % quantiles over tokens; a quantile is the smallest value

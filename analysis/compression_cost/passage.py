@@ -54,23 +54,24 @@ def strip_card(r) -> Figure:
     chosen = words.passages(r)
     first = chosen["worst"]
     rows = min(ROWS, -(-max(int((r.sequence == s).sum()) for s in chosen.values()) // ACROSS))
+    shown = r.kl[np.isin(r.sequence, list(chosen.values()))]
+    top = max(float(np.quantile(shown, 0.99)), 1e-6)
     return Figure(
         "passage", "One passage, token by token", "Light cells are where B’s guess at the next token is far from A’s. The colour belongs to the token it follows.",
-        {name: partial(strip, r, s, rows) for name, s in chosen.items()}, tables.tokens(r),
+        {name: partial(strip, r, s, rows, top) for name, s in chosen.items()}, tables.tokens(r),
         f"KL(A ‖ B) in nats at each token of a sequence, read row by row. Among the longest quarter of the sequences: worst, the one "
-        f"with the largest mean (number {first}), and typical, the one in the middle. One colour scale, up to the 99 % quantile of all tokens.",
+        f"with the largest mean (number {first}), and typical, the one in the middle. One colour scale for both, up to the 99 % quantile of their tokens.",
         f"Heat strip of KL over the tokens of sequence {first}; its mean is {number(r.kl[r.sequence == first].mean())} nats.", height=90 + 26 * rows, wide=True,
     )
 
 
-def strip(r, sequence: int, rows: int, theme: Theme) -> go.Figure:
+def strip(r, sequence: int, rows: int, top: float, theme: Theme) -> go.Figure:
     at = np.flatnonzero(r.sequence == sequence)[: ROWS * ACROSS]
     text = words.text_of(r)
     fig = figure(theme, margin=dict(l=14, r=76, t=8, b=8), height=90 + 26 * rows)
     n = -(-len(at) // ACROSS)
     z, custom = np.full(n * ACROSS, np.nan), [[""] * 2 + [None] * 3 + [""] * 2 for _ in range(n * ACROSS)]
     z[: len(at)], custom[: len(at)] = r.kl[at], _custom(r, at)
-    top = float(max(r.kl_summary[3, 0], 1e-6))
     fig.update_layout(xaxis=dict(visible=False, range=[-0.5, ACROSS - 0.5]), yaxis=dict(visible=False, range=[rows - 0.5, -0.5]))
     plots.heat(fig, theme, z.reshape(n, ACROSS), low=0.0, high=top, custom=[custom[i : i + ACROSS] for i in range(0, n * ACROSS, ACROSS)], hover=_HOVER, gap=2,
                bar=dict(title=dict(text="KL, nats", side="right"), nticks=5))

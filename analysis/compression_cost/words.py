@@ -56,7 +56,7 @@ def _flips(r) -> str:
     share, p = r.agreement[0, 0], r.mcnemar[0, 3]
     moves = f"{only_a:,} tokens go from right to wrong and {only_b:,} from wrong to right"
     verdict = "" if only_a + only_b == 0 else f" (McNemar p = {number(p, 2)}{'' if p < 0.05 else ', no more than chance'})"
-    return f"The likeliest token stays the same at {percent(share)}; {moves}{verdict}."
+    return f"The likeliest next token stays the same at {percent(share)} of tokens; {moves}{verdict}."
 
 
 def percent(x: float) -> str:
