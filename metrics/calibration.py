@@ -121,13 +121,13 @@ class _Walk:
 
     def __init__(self, model: Model, ids: torch.Tensor, keep: torch.Tensor):
         self.model, self.hidden, self.arguments = model, [], []
-        self.masks = [part.reshape(-1).to(model.device) for part in keep.split(BATCH)]
-        alike = False
+        self.masks = [None if bool(part.all()) else part.reshape(-1).to(model.device) for part in keep.split(BATCH)]
+        probe = _entries(model, ids[:1], only_first=False)[1]
+        alike = all(_same(probe[0], other) for other in probe)
         for part in ids.split(BATCH):
             hidden, arguments = _entries(model, part, only_first=alike)
             self.hidden.append(hidden)
             self.arguments.append(arguments * len(model.blocks) if alike else arguments)
-            alike = alike or all(_same(arguments[0], other) for other in arguments)
 
     def measure(self, layer: int, matrices: list[Matrix], grams: bool) -> Inputs:
         block, moments, seconds = self.model.blocks[layer], {}, {}
