@@ -21,6 +21,7 @@ from models.corpus import Tokens
 from models.progress import Quiet
 from models.refusal import NotApplicable, Refused
 from operators import round_to_nearest
+from tests.conftest import REPO
 from tests.operator_bench import Text, model_of, planned, text_for
 
 PARAMS = subject.Params(resamples=200)
@@ -233,3 +234,18 @@ def test_answer_headlines_and_figures(result):
 def test_estimate_grows_with_the_control():
     shape = Shape(6, 160, 640, 5, 942, 2_000_000)
     assert subject.cost(shape, 100, PARAMS) == 1.5 * subject.cost(shape, 100, dataclasses.replace(PARAMS, control="none"))
+
+
+def test_the_page_without_b_says_what_is_missing_and_offers_one(home):
+    from streamlit.testing.v1 import AppTest
+
+    def app():
+        from pages.shared.frame import page
+
+        page("compression_cost")
+
+    if not (REPO / "demo" / "models" / "storyteller-a").is_dir():
+        pytest.skip("demo models are not built")
+    shown = AppTest.from_function(app, default_timeout=120).run()
+    assert not shown.exception and any("choose a second one to compare with" in m.value for m in shown.markdown)
+    assert shown.button(key="compare").label == "Compare with A at 4 bits"
