@@ -25,7 +25,7 @@ from cache.codec import decode, encode
 from cache.fingerprint import code_identity, fingerprint
 from cache.store import Entry, Store
 from models import checkpoints
-from models.corpus import Corpus, parse as parse_corpus
+from models.corpus import Corpus, parse as parse_corpus, require_context
 from models.lab import ENGINE, SCHEMA, Lab
 from models.params import key_params, read_params
 from models.progress import Quiet
@@ -65,19 +65,18 @@ class Request:
 def request(name: str, variants: tuple[str, ...], corpus: str | None, params: dict, device: str = "cpu") -> Request:
     """Read untrusted text (a link, a command line) into a checked Request; Refused in words."""
     module = analysis.load(name)
-    return Request(name, tuple(variant(v) for v in variants), parse_corpus(corpus or module.CORPUS), read_params(module.Params, params), device)
+    found, text = tuple(variant(v) for v in variants), parse_corpus(corpus or module.CORPUS)
+    for v in found:
+        _require_context(v, text)
+    return Request(name, found, text, read_params(module.Params, params), device)
 
 
-def requests(name: str, a: str, b: str | None, corpus: str | None, params: dict, device: str = "cpu") -> tuple[Request, ...]:
-    """What a page with subject A (and B) needs: one request each for a unary analysis, one for both for a paired one."""
-    module = analysis.load(name)
-    subjects = (a,) if not b else (a, b)
-    low, high = module.MODELS
-    if low > len(subjects):
-        raise Refused(f"{module.TITLE} compares {low} models; choose a second one to compare with.")
-    if high >= 2 and len(subjects) >= low and low >= 2:
-        return (request(name, subjects, corpus, params, device),)
-    return tuple(request(name, (s,), corpus, params, device) for s in subjects)
+def _require_context(v: Variant, text: Corpus) -> None:
+    for parent in v.parents:
+        _require_context(parent, text)
+    if not v.parents:
+        config = checkpoints.resolve(v.base, home(), v.revision).config
+        require_context(text, config.get("max_position_embeddings") or config.get("n_positions") or config.get("n_ctx"), v.base)
 
 
 def variant(text: str) -> Variant:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -120,6 +120,13 @@ def parse(text: str) -> Corpus:
     if not 1 <= corpus.n_sequences <= MOST_SEQUENCES or not 4 <= corpus.length <= LONGEST:
         raise Refused(f"{corpus.n_sequences} sequences of {corpus.length} tokens: expected 1–{MOST_SEQUENCES:,} of 4–{LONGEST:,}.")
     return corpus
+
+
+def require_context(corpus: Corpus, context: int | None, model: str) -> None:
+    """Refused where sequences are longer than the positions a model was made for; `context` None says nothing."""
+    if context and corpus.length > context:
+        raise Refused(f"Sequences of {corpus.length} tokens are longer than the context of {model}, {context} tokens; ask for at most that, "
+                      f"for instance {replace(corpus, length=context).written}.")
 
 
 @dataclass(frozen=True)

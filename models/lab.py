@@ -18,6 +18,7 @@ from models import checkpoints
 from models.capture import Capture
 from models.corpus import Corpus, Tokens
 from models.corpus import parse as parse_corpus
+from models.corpus import require_context
 from models.layout import layout_for
 from models.loaded import Model
 from models.params import key_params, read_params
@@ -61,7 +62,9 @@ class Lab:
         return read_params(self.operators[step.operator].Params, dict(step.params))
 
     def tokens(self, variant: Variant, corpus: Corpus) -> Tokens:
-        tokenizer = self.model(variant.root).tokenizer
+        model = self.model(variant.root)
+        require_context(corpus, getattr(model.config, "max_position_embeddings", None), variant.base)
+        tokenizer = model.tokenizer
         if tokenizer is None:
             raise Refused(f"{variant.base} came without a tokenizer, so text cannot be cut into its tokens; add a tokenizer.json to its folder.")
         return corpus.tokens_for(tokenizer, self.home)
