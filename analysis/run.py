@@ -79,6 +79,18 @@ def _require_context(v: Variant, text: Corpus) -> None:
         require_context(text, config.get("max_position_embeddings") or config.get("n_positions") or config.get("n_ctx"), v.base)
 
 
+def requests(name: str, a: str, b: str | None, corpus: str | None, params: dict, device: str = "cpu") -> tuple[Request, ...]:
+    """What a page with subject A (and B) needs: one request each for a unary analysis, one for both for a paired one."""
+    module = analysis.load(name)
+    subjects = (a,) if not b else (a, b)
+    low, high = module.MODELS
+    if low > len(subjects):
+        raise Refused(f"{module.TITLE} compares {low} models; choose a second one to compare with.")
+    if high >= 2 and len(subjects) >= low and low >= 2:
+        return (request(name, subjects, corpus, params, device),)
+    return tuple(request(name, (s,), corpus, params, device) for s in subjects)
+
+
 def variant(text: str) -> Variant:
     """A written form, or `v/<12 hex>` looked up among the recipes kept in the home folder."""
     if text.startswith("v/"):
