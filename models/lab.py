@@ -6,8 +6,11 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+
+import torch
 
 import kernels
 from cache.codec import decode, encode
@@ -106,7 +109,8 @@ class Lab:
                 given = tuple(self.model(p) for p in source) if _merges(variant) else self.model(source)
                 subject = variant.parents[0] if _merges(variant) else source
                 operator.check(self.params(step), shape_of(given[0] if _merges(variant) else given))
-                calibration = self.capture(subject, parse_corpus(step.on)) if step.on else None
+                calibration = self.capture(subject, _seeded(parse_corpus(step.on), step.seed)) if step.on else None
+                torch.manual_seed(step.seed)
                 began = time.perf_counter()
                 plan = operator.decide(given, self.params(step), calibration, progress)
                 record = {"kind": "plan", "operator": step.operator, "variant": variant.to_json(), "written": variant.written,
@@ -140,6 +144,11 @@ class Lab:
         while len(self._models) > 1 and _bytes_held(self._models.values()) > self.memory_bytes:
             oldest = next(v for v in self._models if v != keep)
             del self._models[oldest]
+
+
+def _seeded(corpus: Corpus, seed: int) -> Corpus:
+    """A step's seed draws another calibration text from the same source."""
+    return replace(corpus, seed=corpus.seed + seed)
 
 
 def _merges(variant: Variant) -> bool:

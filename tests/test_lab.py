@@ -26,7 +26,8 @@ def bench(home, tmp_path, monkeypatch):
     run.lab.cache_clear()
     alias = checkpoints.register(tiny.save(tiny.gpt2(), tmp_path / "tiny-a"), home)
     other = checkpoints.register(tiny.save(tiny.gpt2(seed=1), tmp_path / "tiny-b"), home)
-    (tmp_path / "words.txt").write_text(tiny.text())
+    words = tiny.text().split()
+    (tmp_path / "words.txt").write_text("\n\n".join(" ".join(words[i : i + 40]) for i in range(0, len(words), 40)))
     source = register_text(tmp_path / "words.txt", home)
     yield dict(home=home, a=f"shelf/{alias}", b=f"shelf/{other}", corpus=f"{source}:8x32", folder=tmp_path / "tiny-a", lab=run.lab(home))
     run.lab.cache_clear()
@@ -126,6 +127,16 @@ def test_a_variant_shares_untouched_tensors_and_leaves_its_parent_alone(bench):
     shared = {p.data_ptr() for p in parent.module.parameters()} & {p.data_ptr() for p in model.module.parameters()}
     assert len(shared) == len(before) - 4  # two output matrices and their biases are new
     assert all(torch.equal(before[name], p) for name, p in parent.module.named_parameters())
+
+
+def test_a_steps_seed_draws_another_calibration_text(bench):
+    def kept(seed):
+        variant = operators.parse(f"{bench['a']}~wanda:sparsity=0.5,on={bench['corpus']}" + (f",seed={seed}" if seed else ""))
+        return bench["lab"].plan(variant).kept
+
+    same, other = kept(0), kept(1)
+    assert any(not torch.equal(same[name], other[name]) for name in same)
+    assert all(torch.equal(same[name], value) for name, value in kept(0).items())
 
 
 def test_a_merge_round_trips_through_its_written_form(bench):
