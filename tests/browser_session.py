@@ -10,6 +10,8 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
+from playwright.sync_api import TimeoutError, sync_playwright
+
 from tests.conftest import REPO
 
 FLAGS = (
@@ -65,8 +67,6 @@ def _wait_until_healthy(address: str, process: subprocess.Popen, log: Path) -> N
 
 @contextmanager
 def running_browser(path: str):
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS, timeout=PATIENCE)
         try:
@@ -113,6 +113,20 @@ class Visitor:
 
     def press(self, name: str):
         self.page.get_by_role("button", name=name, exact=True).first.click()
+        return self
+
+    def cancel(self):
+        """Press Cancel in the run bar until the page says that the run was cancelled; the bar is redrawn twice a second, and
+        on a busy machine a press may fall between two drawings."""
+        button = self.page.locator(".st-key-runbar").get_by_role("button", name="Cancel")
+        for _ in range(5):
+            if button.count():
+                button.first.click()
+            try:
+                self.page.get_by_text("Cancelled at").first.wait_for(timeout=PATIENCE / 4)
+                break
+            except TimeoutError:
+                continue
         return self
 
     def wait_for_link(self, part: str):

@@ -61,10 +61,10 @@ def test_a_parameter_is_changed_watched_and_cancelled(visit):
     visitor = visit().open(SMALL).see_figures()
     visitor.choose("removing …", "removing blocks").wait_for_link("remove=blocks").see("figures are from")
     visitor.see_figures()  # the old ones stay
-    visitor.page.goto(visitor.address + SMALL.replace("8x16", "4096x128").replace("removal_sequences=2", "removal_sequences=4096"))
+    visitor.page.goto(visitor.address + SMALL.replace("8x16", "512x128").replace("removal_sequences=2", "removal_sequences=512"))
     visitor.see("about").press("Run").see("Cancel")
     second = visit().open(visitor.page.url.removeprefix(visitor.address)).see("Cancel")  # the same bar for everybody
-    second.press("Cancel")
+    second.cancel()
     for each in (visitor, second):
         each.see("Cancelled at")
 
@@ -72,13 +72,12 @@ def test_a_parameter_is_changed_watched_and_cancelled(visit):
 def test_a_against_b_is_shared_by_its_link(visit):
     visitor = visit().open(SMALL).see_figures()
     visitor.choose("B, compared with A", B).wait_for_link("b=").press("Run").see("from the store").see_figures()
-    visitor.page.get_by_role("button", name="B − A").or_(visitor.page.get_by_role("radio", name="B − A")).first.click()
+    visitor.page.get_by_role("radio", name="B − A").first.click()
     visitor.wait_for_link("view.")
     assert "demo/storyteller-a~drop_layers:blocks=3" in unquote(visitor.page.url)
     other = visit(scheme="dark", width=1024).open(visitor.page.url.removeprefix(visitor.address)).see_figures()
     assert other.answer() == visitor.answer() and "In B" in other.answer()
-    chosen = other.page.get_by_test_id("stBaseButton-segmented_controlActive").all_inner_texts()
-    assert "B − A" in chosen
+    assert other.page.get_by_role("radio", name="B − A", checked=True).count() == 1
 
 
 def test_a_figure_leaves_as_pdf(visit):

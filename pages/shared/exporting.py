@@ -10,6 +10,7 @@ from analysis.contract import Figure
 from export import files
 from export.sizes import SIZES
 
+LONG = 220  # characters of a caption that would push the button off the window
 NAMES = {"pdf": "PDF", "svg": "SVG", "png": "PNG", "html": "HTML", "csv": "CSV", "parquet": "Parquet"}
 
 
@@ -19,7 +20,7 @@ def draw(figure: Figure, view: str, stem: str) -> None:
     size = st.segmented_control("Size", list(SIZES), format_func=lambda s: SIZES[s].label, default="89mm", required=True, key=f"size_{figure.name}")
     fmt = st.segmented_control("Format", formats, format_func=NAMES.get, default=formats[0], required=True, key=f"format_{figure.name}")
     st.caption("Caption, offered beside the figure")
-    st.code(figure.caption, language=None, wrap_lines=True)
+    st.code(figure.caption, language=None, wrap_lines=True, height=120 if len(figure.caption) > LONG else "content")
     st.download_button(
         "Download data" if fmt in ("csv", "parquet") else "Download figure", lambda: files.figure_file(figure, view, fmt, size),
         f"{stem}-{files.file_name(figure, view, fmt)}", files.MIME[fmt], type="primary", icon=":material/download:", key=f"export_{figure.name}",

@@ -66,7 +66,7 @@ def _plot(figure: Figure, plot) -> None:
 def _foot(figure: Figure, view: str, method: str, stem: str) -> None:
     with st.container(horizontal=True, gap="small", key=f"foot_{figure.name}"):
         with st.popover("Export", type="tertiary", icon=":material/ios_share:"):
-            with st.container(width=340):
+            with st.container(width=390):
                 exporting.draw(figure, view, stem)
         with st.popover("Data", type="tertiary", icon=":material/table:"):
             _data(figure, stem)

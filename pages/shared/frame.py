@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import ModuleType
 
 import streamlit as st
@@ -165,8 +166,8 @@ def _cards(module: ModuleType, name: str, page_now: Drawn, stale: bool) -> None:
 
 def what_comes(module: ModuleType, view: View) -> str:
     """What this page will show, in words: the subject, then the opening sentence of the Method."""
-    opening = " ".join(module_docs(module).partition("\n\n")[0].split())
-    first = opening.partition(". ")[0] if not opening.startswith("**") else ". ".join(opening.split(". ")[:1])
+    opening = re.sub(r"^\*\*[^*]+\*\*\s*", "", " ".join(module_docs(module).partition("\n\n")[0].split()))
+    first = opening.partition(". ")[0]
     models = f"{view.a} and {view.b}" if view.b else view.a
     return f"This page measures {module.TITLE.lower()} of {models} on {view.corpus_spec.n_sequences:,} sequences of {view.corpus_spec.source}. {first.rstrip('.')}."
 

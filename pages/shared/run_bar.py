@@ -98,10 +98,12 @@ def _running(jobs: list) -> None:
     active = [job for job in jobs if job is not None and job.active]
     job = next((j for j in active if j.running), active[0])
     st.caption(plain(job.sentence), width="content")
-    if st.button("Cancel", icon=":material/close:", key="cancel"):
-        for each in active:
-            queue.cancel(each.id)
-        st.rerun()
+    st.button("Cancel", icon=":material/close:", key="cancel", on_click=_cancel, args=([each.id for each in active],))
+
+
+def _cancel(ids: list[str]) -> None:
+    for id in ids:
+        queue.cancel(id)
 
 
 def _to_run(module: ModuleType, view: View, requests: tuple, missing: list, shown: View | None) -> None:
@@ -119,7 +121,7 @@ def _to_run(module: ModuleType, view: View, requests: tuple, missing: list, show
 
 def estimate_text(estimates: list[run.Estimate]) -> str:
     seconds, held = sum(e.seconds for e in estimates), max(e.bytes for e in estimates)
-    return f"about {duration(seconds)}, {size(held)}" + ("" if all(e.measured for e in estimates) else " (a guess: nothing has run here yet)")
+    return f"about {duration(seconds)}, {size(held)}" + ("" if all(e.measured for e in estimates) else ", a guess")
 
 
 def _from_store(requests: tuple, entries: list) -> None:
