@@ -83,10 +83,10 @@ def _first(x, value):
 
 
 @kernel
-def _compare(a, b, targets, rows, out):
-    """a, b [n, v] float32; targets int64 [n]; rows: kept indices; out [n, 4] float64, only kept rows are written."""
+def _compare(a, b, targets, rows, held, out):
+    """a, b [n, v] float32; targets int64 [n]; rows: kept indices; held float32 [PIECE] to work in; out [n, 4] float64, only
+    kept rows are written."""
     vocabulary = a.shape[1]
-    held = np.empty(PIECE, np.float32)
     for i in rows:
         u, v = a[i], b[i]
         top_u, top_v = _largest(u), _largest(v)
@@ -117,7 +117,7 @@ def compare(a: torch.Tensor, b: torch.Tensor, targets: torch.Tensor, keep: torch
     ids = targets.numpy()
 
     def chunk(lo: int, hi: int) -> None:
-        _compare(tokens.block(a, lo, hi), tokens.block(b, lo, hi), ids[lo:hi], tokens.kept_rows(keep, lo, hi), out[lo:hi])
+        _compare(tokens.block(a, lo, hi), tokens.block(b, lo, hi), ids[lo:hi], tokens.kept_rows(keep, lo, hi), np.zeros(PIECE, np.float32), out[lo:hi])
 
     tokens.over_chunks(chunk, n_tokens, vocabulary, size=64)
     return torch.from_numpy(out)

@@ -52,15 +52,13 @@ def _pack(x, rows, threshold, codes):
 
 
 @kernel
-def _count(codes, rows, counts):
-    """Adds the on bits of the kept rows (at most CHUNK of them) to counts int64 [c].
+def _count(codes, rows, planes, carry, counts):
+    """Adds the on bits of the kept rows to counts int64 [c]; planes uint64 [p, word] all zero, 2^p > rows; carry [word] to work in.
 
     The 64 counters of a word are held as binary numbers standing upright, plane p holding bit p of each: adding a code is
     a carry that ripples up the planes.
     """
-    n_planes = np.int64(np.ceil(np.log2(max(rows.size, 1) + 1)))
-    planes = np.zeros((n_planes, codes.shape[1]), np.uint64)
-    carry = np.zeros(codes.shape[1], np.uint64)
+    n_planes = planes.shape[0]
     for i in rows:
         carry[:] = codes[i]
         for p in range(n_planes):
@@ -82,7 +80,9 @@ def sign_codes(x: torch.Tensor, keep: torch.Tensor | None, threshold: float) -> 
     def chunk(lo: int, hi: int) -> np.ndarray:
         counts, rows = np.zeros(n_channels, np.int64), tokens.kept_rows(keep, lo, hi)
         _pack(tokens.block(x, lo, hi), rows, np.float32(threshold), codes[lo:hi])
-        _count(codes[lo:hi], rows, counts)
+        words = codes.shape[1]
+        planes, carry = np.zeros((len(rows).bit_length(), words), np.uint64), np.zeros(words, np.uint64)
+        _count(codes[lo:hi], rows, planes, carry, counts)
         return counts
 
     counts = np.zeros(n_channels, np.int64)
