@@ -65,10 +65,7 @@ class Request:
 def request(name: str, variants: tuple[str, ...], corpus: str | None, params: dict, device: str = "cpu") -> Request:
     """Read untrusted text (a link, a command line) into a checked Request; Refused in words."""
     module = analysis.load(name)
-    found, text = tuple(variant(v) for v in variants), parse_corpus(corpus or module.CORPUS)
-    for v in found:
-        _require_context(v, text)
-    return Request(name, found, text, read_params(module.Params, params), device)
+    return Request(name, tuple(variant(v) for v in variants), parse_corpus(corpus or module.CORPUS), read_params(module.Params, params), device)
 
 
 def _require_context(v: Variant, text: Corpus) -> None:
@@ -124,7 +121,10 @@ def store() -> Store:
 
 
 def key(request: Request) -> str:
-    """Key of the stored result. Needs the checkpoint's files (hashed once), not the model in memory."""
+    """Key of the stored result. Needs the checkpoint's files (hashed once), not the model in memory; Refused where they or
+    the text cannot be read, or the sequences are longer than the context."""
+    for v in request.variants:
+        _require_context(v, request.corpus)
     bench = lab(home())
     module = analysis.load(request.analysis)
     return fingerprint(
