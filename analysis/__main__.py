@@ -1,12 +1,12 @@
 """The command line: the same figures and data as a page, without a browser window.
 
     python -m analysis --list
-    python -m analysis NAME MODEL [--against MODEL] [--corpus CORPUS] [--set param=value …] [--out DIR]
+    python -m analysis NAME MODEL [--against MODEL] [--more MODEL …] [--corpus CORPUS] [--set param=value …] [--out DIR]
                        [--device cpu] [--formats html,svg,…] [--size 183mm] [--recipes provenance.json]
 
 MODEL is a written variant (demo/storyteller-a~drop_layers:blocks=3), a hub id, or a folder; CORPUS a written corpus or a text
 file. Writes DIR/figures, DIR/data, answer.md, captions.md, provenance.json and REPRODUCE.txt. Results come from the store when
-they are there. Exits with 1 and one sentence when it cannot, 2 on a wrong option, 130 when interrupted.
+they are there. An analysis that looks at no model takes none. Exits with 1 and one sentence when it cannot, 2 on a wrong option, 130 when interrupted.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def options() -> Options:
     parser.add_argument("model", nargs="?", help="a written variant, a hub id, or a folder")
     parser.add_argument("--list", action="store_true", help="the analyses and their questions")
     parser.add_argument("--against", metavar="MODEL", help="a second model, B")
+    parser.add_argument("--more", metavar="MODEL", action="append", default=[], help="a third model and further ones, where the analysis takes them; may be given again")
     parser.add_argument("--corpus", help="a written corpus such as demo/stories:64x128, or a text or JSONL file")
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="a parameter of the analysis; may be given again")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: out/NAME)")
@@ -51,7 +52,7 @@ def options() -> Options:
 def main(arguments: list[str] | None = None) -> int:
     parser = options()
     given = parser.parse_args(arguments)
-    if not given.list and not (given.name and given.model):
+    if not given.list and not (given.name and (given.model or without_models(given.name))):
         parser.error("give the name of an analysis and a model, for instance layer_redundancy demo/storyteller-a")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -78,14 +79,15 @@ def compute(given: argparse.Namespace) -> int:
     from analysis import bundle, run
     from analysis.terminal import Bar
 
+    require_wanted(given)
     wanted = formats_wanted(given.formats, given.size)
     if given.recipes:
         keep_recipes(given.recipes)
-    requests = run.requests(given.name, model(given.model), given.against and model(given.against), given.corpus and corpus(given.corpus),
-                            settings(given.set), device(given.device))
+    requests = run.requests(given.name, given.model and model(given.model), given.against and model(given.against), given.corpus and corpus(given.corpus),
+                            settings(given.set), device(given.device), tuple(map(model, given.more)))
     out = writable(given.out or Path("out") / given.name)
     for i, request in enumerate(requests):
-        with Bar(", ".join(v.written for v in request.variants)) as bar:
+        with Bar(", ".join(v.written for v in request.variants) or given.name) as bar:
             run.execute(request.to_json(), bar)
     runs = [run.load(request, "AB"[i]) for i, request in enumerate(requests)]
     figures = analysis.load(given.name).figures(runs)
@@ -96,6 +98,26 @@ def compute(given: argparse.Namespace) -> int:
     print(bundle.sentence(requests, runs))
     print(f"{out}/answer.md, figures and data", file=sys.stderr)
     return 0
+
+
+def without_models(name: str) -> bool:
+    import analysis
+
+    return name in analysis.ANALYSES and analysis.load(name).MODELS[1] == 0
+
+
+def require_wanted(given: argparse.Namespace) -> None:
+    """Refused where more is given than the analysis would look at."""
+    import analysis
+
+    module = analysis.load(given.name)
+    _, high = module.MODELS
+    if high == 0 and given.model:
+        raise Refused(f"{given.name} makes its own networks and looks at no model; leave {given.model[:60]} out.")
+    if given.more and high <= 2:
+        raise Refused(f"{given.name} looks at no more than {'two models' if high == 2 or given.against else 'one model at a time, or two with --against'}; leave --more out.")
+    if given.corpus and module.CORPUS is None:
+        raise Refused(f"{given.name} brings its own inputs and reads no corpus; leave --corpus out.")
 
 
 def formats_wanted(formats: str | None, size: str):

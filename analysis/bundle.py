@@ -129,12 +129,19 @@ def answer(requests: tuple[run.Request, ...], runs: list[Run]) -> str:
     """Question, answer and headline numbers, as Markdown."""
     module = analysis.load(requests[0].analysis)
     lines = [f"# {module.QUESTION}", "", module.answer(runs), ""]
-    lines += [f"- {r.label}: `{r.subject}`" for r in runs]
-    lines += [f"- corpus: `{requests[0].corpus.written}`, {runs[0].record['n_tokens']:,} tokens in {runs[0].record['n_sequences']:,} sequences", ""]
+    lines += [f"- {r.label}: `{r.subject}`" for r in runs if r.subject]
+    lines += [f"- {read(requests[0], runs[0])}", ""]
     rows = [_row(h) for h in module.headlines(runs)]
     if rows:
         lines += ["| number | value | interval | null or note |", "|---|---|---|---|", *rows, ""]
     return "\n".join([*lines, f"    {command(requests)}", ""])
+
+
+def read(request: run.Request, result: Run) -> str:
+    """What went in: the corpus with its size, or the analysis's own inputs."""
+    source = f"corpus: `{request.corpus.written}`" if request.corpus else "inputs: the analysis’s own"
+    n_tokens, n_sequences = result.record["n_tokens"], result.record["n_sequences"]
+    return source + (f", {n_tokens:,} tokens in {n_sequences:,} sequences" if n_tokens else f", {n_sequences:,} inputs" if n_sequences else "")
 
 
 def _row(h: Headline) -> str:

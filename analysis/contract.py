@@ -3,15 +3,19 @@
 An analysis is one module with:
 
     TITLE, QUESTION      shown in the menu and as the page's title; the docstring is the page's Method
-    MODELS               (min, max) variants one computation takes: (1, 1), (2, 2) paired, (2, 8) for merges
-    CORPUS               the default corpus's written form
+    MODELS               (min, max) variants one computation takes: (1, 1), (2, 2) paired, (2, 8) for merges; (0, 0) where the
+                         analysis trains its own small networks and looks at no language model
+    CORPUS               the default corpus's written form; None where the analysis brings its own inputs
     Params               frozen dataclass; fields are bool, int, float, str, Literal or tuple[int, ...], all with defaults
     Result               frozen dataclass: numpy arrays, scalars, str, pyarrow Tables; no torch
     compute(captures, params, progress) -> Result
     answer(runs) -> str                    the sentence on top, numbers and null included; Markdown bold allowed
     headlines(runs) -> tuple[Headline]     at most four numbers; the rows of a compression report
     figures(runs) -> list[Figure]          one run is a model, two are A against B
-    cost(shape, n_tokens, params) -> float FLOPs, for the estimate before a run
+    cost(shape, n_tokens, params) -> float FLOPs, for the estimate before a run; shape None where MODELS is (0, 0)
+
+A Result may have `n_tokens` and `n_sequences`: where CORPUS is None they say how much was read. A page may draw more below
+its cards: `page(name, below=draw)` in pages/shared/frame.py.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from typing import Any
 class Run:
     """One computed result with its subject, as figures and answers receive it; a page holds one or two."""
 
-    label: str  # "A", "B", … ; "A → B" for a paired analysis
+    label: str  # "A", "B", … ; "A → B" for a paired analysis, "A → B → C" for one of three
     subject: str  # written variant(s)
     result: Any
     params: Any

@@ -43,11 +43,12 @@ def home() -> Path:
 
 @dataclass(frozen=True)
 class Request:
-    """One computation: an analysis of one variant (or of several, when it is paired) on one corpus."""
+    """One computation: an analysis of one variant (of several, when it is paired; of none, when it makes its own networks)
+    on one corpus, or on inputs of its own."""
 
     analysis: str
     variants: tuple[Variant, ...]
-    corpus: Corpus
+    corpus: Corpus | None
     params: object  # the analysis's Params
     device: str = "cpu"
 
@@ -56,7 +57,7 @@ class Request:
             "kind": "analysis",
             "analysis": self.analysis,
             "variants": [v.to_json() for v in self.variants],
-            "corpus": self.corpus.written,
+            "corpus": self.corpus and self.corpus.written,
             "params": {k: list(v) if isinstance(v, tuple) else v for k, v in key_params(self.params).items()},
             "device": self.device,
         }
@@ -65,7 +66,12 @@ class Request:
 def request(name: str, variants: tuple[str, ...], corpus: str | None, params: dict, device: str = "cpu") -> Request:
     """Read untrusted text (a link, a command line) into a checked Request; Refused in words."""
     module = analysis.load(name)
-    return Request(name, tuple(variant(v) for v in variants), parse_corpus(corpus or module.CORPUS), read_params(module.Params, params), device)
+    return Request(name, tuple(variant(v) for v in variants), corpus_of(module, corpus), read_params(module.Params, params), device)
+
+
+def corpus_of(module, text: str | None) -> Corpus | None:
+    """The corpus asked for, else the analysis's default; None for an analysis that brings its own inputs."""
+    return None if module.CORPUS is None else parse_corpus(text or module.CORPUS)
 
 
 def _require_context(v: Variant, text: Corpus) -> None:
@@ -76,16 +82,19 @@ def _require_context(v: Variant, text: Corpus) -> None:
         require_context(text, config.get("max_position_embeddings") or config.get("n_positions") or config.get("n_ctx"), v.base)
 
 
-def requests(name: str, a: str, b: str | None, corpus: str | None, params: dict, device: str = "cpu") -> tuple[Request, ...]:
-    """What a page with subject A (and B) needs: one request each for a unary analysis, one for both for a paired one."""
+def requests(name: str, a: str, b: str | None, corpus: str | None, params: dict, device: str = "cpu", more: tuple[str, ...] = ()) -> tuple[Request, ...]:
+    """What a page with subject A (and B, and more) needs: one request each for a unary analysis, one for all of them for a
+    paired one, one without any for an analysis of no model. What a paired analysis cannot take of `more` is left out."""
     module = analysis.load(name)
-    subjects = (a,) if not b else (a, b)
     low, high = module.MODELS
+    subjects = tuple(filter(None, (a, b, *more)))
+    if high == 0:
+        return (request(name, (), corpus, params, device),)
     if low > len(subjects):
-        raise Refused(f"{module.TITLE} compares {low} models; choose a second one to compare with.")
-    if high >= 2 and len(subjects) >= low and low >= 2:
-        return (request(name, subjects, corpus, params, device),)
-    return tuple(request(name, (s,), corpus, params, device) for s in subjects)
+        raise Refused(f"{module.TITLE} compares {low} models; choose {'a second one' if low == 2 else f'{low - len(subjects)} more'} to compare with.")
+    if low >= 2:
+        return (request(name, subjects[:high], corpus, params, device),)
+    return tuple(request(name, (s,), corpus, params, device) for s in subjects[:2])
 
 
 def variant(text: str) -> Variant:
@@ -123,13 +132,13 @@ def store() -> Store:
 def key(request: Request) -> str:
     """Key of the stored result. Needs the checkpoint's files (hashed once), not the model in memory; Refused where they or
     the text cannot be read, or the sequences are longer than the context."""
-    for v in request.variants:
+    for v in request.variants if request.corpus else ():
         _require_context(v, request.corpus)
     bench = lab(home())
     module = analysis.load(request.analysis)
     return fingerprint(
         "analysis", SCHEMA, ENGINE, kernels.VERSION, request.analysis, code_identity(module), [bench.identity(v) for v in request.variants],
-        bench.corpus_identity(request.corpus), key_params(request.params),
+        request.corpus and bench.corpus_identity(request.corpus), key_params(request.params),
     )
 
 
@@ -141,7 +150,7 @@ def execute(spec: dict, progress=None) -> str:
     shell, one computation at a time in a process."""
     module = analysis.load(spec["analysis"])
     variants = tuple(operators.canonical(Variant.from_json(v)) for v in spec["variants"])
-    ask = Request(spec["analysis"], variants, parse_corpus(spec["corpus"]), read_params(module.Params, spec["params"]), spec.get("device", "cpu"))
+    ask = Request(spec["analysis"], variants, corpus_of(module, spec["corpus"]), read_params(module.Params, spec["params"]), spec.get("device", "cpu"))
     bench = lab(home(), ask.device)
     entry_key = key(ask)
     progress = progress or Quiet()
@@ -162,17 +171,28 @@ def _compute(module, ask: Request, bench: Lab, entry_key: str, progress) -> None
     result = module.compute(captures, ask.params, progress.part(entry_key))
     arrays, tables, plain = encode(result)
     seconds = time.perf_counter() - began
-    n_tokens = captures[0].tokens.n_tokens
-    flops = sum(module.cost(shape(v), n_tokens, ask.params) for v in ask.variants)
+    n_tokens, n_sequences = _read(captures, ask, result)
+    flops = _flops(module, ask, n_tokens if ask.corpus else 0)
     record = {
         **ask.to_json(), "written": [v.written for v in ask.variants], "key": entry_key, "code": code_identity(module),
-        "identity": [bench.identity(v) for v in ask.variants], "corpus_identity": bench.corpus_identity(ask.corpus),
-        "n_tokens": n_tokens, "n_sequences": len(captures[0].tokens.ids), "computed": time.time(), "seconds": seconds,
+        "identity": [bench.identity(v) for v in ask.variants], "corpus_identity": ask.corpus and bench.corpus_identity(ask.corpus),
+        "n_tokens": n_tokens, "n_sequences": n_sequences, "computed": time.time(), "seconds": seconds,
         "cpu_seconds": time.process_time() - cpu, "load_seconds": loading, "flops": flops, "commit": git_commit(), "versions": versions(),
         "plain": plain,
     }
     bench.store.put(entry_key, arrays=arrays, tables=tables, record=record, replace=True)
     _remember_rate(ask.analysis, flops / max(seconds - loading, 1e-3))
+
+
+def _read(captures: tuple, ask: Request, result) -> tuple[int, int]:
+    """(tokens, sequences) that went in: of the corpus, or what the result says where the analysis brings its own inputs."""
+    if ask.corpus is None:
+        return int(getattr(result, "n_tokens", 0)), int(getattr(result, "n_sequences", 0))
+    return captures[0].tokens.n_tokens, len(captures[0].tokens.ids)
+
+
+def _flops(module, ask: Request, n_tokens: int) -> float:
+    return sum(module.cost(s, n_tokens, ask.params) for s in ([shape(v) for v in ask.variants] or [None]))
 
 
 def load(request: Request, label: str = "A") -> Run | None:
@@ -206,12 +226,11 @@ class Estimate:
 def estimate(request: Request) -> Estimate:
     """Time and memory before a run, from FLOPs and the rate this machine reached last time on the same analysis."""
     module = analysis.load(request.analysis)
-    n_tokens = request.corpus.n_sequences * request.corpus.length
-    shapes = [shape(v) for v in request.variants]
-    flops = sum(module.cost(s, n_tokens, request.params) for s in shapes)
+    length = request.corpus.length if request.corpus else 128
+    flops = _flops(module, request, request.corpus.n_sequences * length if request.corpus else 0)
     rates = _rates()
     rate = rates.get(request.analysis) or FIRST_GUESS
-    bytes_held = sum(4.0 * s.n_parameters + 8 * request.corpus.length * (4.0 * s.d_mlp + 2.0 * s.vocab) * 4 for s in shapes)
+    bytes_held = sum(4.0 * s.n_parameters + 8 * length * (4.0 * s.d_mlp + 2.0 * s.vocab) * 4 for s in map(shape, request.variants))
     return Estimate(flops / rate + 0.3, bytes_held, request.analysis in rates)
 
 
@@ -235,11 +254,10 @@ def command(request: Request, against: Request | None = None) -> str:
     default = vars(module.Params())
     from models.variant import write_value
 
-    parts = ["python -m analysis", request.analysis, shlex.quote(request.variants[0].written)]
-    other = against.variants[0] if against else request.variants[1] if len(request.variants) > 1 else None
-    if other:
-        parts.append(f"--against {shlex.quote(other.written)}")
-    parts.append(f"--corpus {request.corpus.written}")
+    first, *others = [v for r in (request, against) if r for v in r.variants] or [None]
+    parts = ["python -m analysis", request.analysis, *([shlex.quote(first.written)] if first else [])]
+    parts += [f"{option} {shlex.quote(v.written)}" for option, v in zip(("--against", *["--more"] * len(others)), others)]
+    parts += [f"--corpus {request.corpus.written}"] if request.corpus else []
     changed = [f"{k}={write_value(v)}" for k, v in vars(request.params).items() if v != default[k]]  # display ones too: they change figures
     parts += [f"--set {shlex.quote(c)}" for c in changed]
     return " ".join([*parts, "--out DIR"])

@@ -19,7 +19,7 @@ class Capture:
 
     lab: object
     variant: object
-    corpus: Corpus
+    corpus: Corpus | None  # None where the analysis brings its own inputs
 
     @cached_property
     def tokens(self) -> Tokens:

@@ -72,7 +72,7 @@ class Lab:
             raise Refused(f"{variant.base} came without a tokenizer, so text cannot be cut into its tokens; add a tokenizer.json to its folder.")
         return corpus.tokens_for(tokenizer, self.home)
 
-    def capture(self, variant: Variant, corpus: Corpus) -> Capture:
+    def capture(self, variant: Variant, corpus: Corpus | None) -> Capture:
         return Capture(self, variant, corpus)
 
     def model(self, variant: Variant, progress=None) -> Model:
@@ -123,14 +123,14 @@ class Lab:
         """An analysis's trained artefact, keyed by its maker's code, variant, corpus, name and parameters."""
         maker = sys.modules[make.__module__]
         key = fingerprint("kept", ENGINE, kernels.VERSION, name, code_identity(maker), self.identity(capture.variant),
-                          self.corpus_identity(capture.corpus), parameters)
+                          capture.corpus and self.corpus_identity(capture.corpus), parameters)
         progress = (progress or Quiet()).part(key)
         with self.store.lock(key, waiting=lambda: progress.step(0, 0, "another run trains this")):
             entry = self.store.get(key)
             if entry is None:
                 began = time.perf_counter()
                 plan = make(progress)
-                record = {"kind": "kept", "name": name, "written": capture.variant.written, "corpus": capture.corpus.written,
+                record = {"kind": "kept", "name": name, "written": capture.variant.written, "corpus": capture.corpus and capture.corpus.written,
                           "parameters": parameters, "seconds": time.perf_counter() - began, "device": self.device}
                 self._put(key, plan, record)
                 return plan

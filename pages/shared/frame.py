@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from types import ModuleType
 
 import streamlit as st
@@ -22,19 +23,20 @@ ROUNDED = "~round_to_nearest"  # short for A followed by that step
 CARRIED = "carried_subject"  # A, B, corpus and device go along from page to page
 
 
-def page(name: str) -> None:
-    """Draw the page of one analysis."""
+def page(name: str, below: Callable[[View, Drawn | None], None] | None = None) -> None:
+    """Draw the page of one analysis. `below(view, drawn)` draws what figure cards cannot carry, under them; `drawn` is None
+    while there is no result of this view."""
     module = analysis.load(name)
     _carry(name)
     view = views.read(module, st.query_params.to_dict(), subject.devices())
     st.session_state[CARRIED] = (name, {k: v for k, v in st.query_params.to_dict().items() if k in views.SUBJECT})
     subject.draw(module, view)
     st.title(module.QUESTION, anchor=False)
-    _body(name, module, view)
+    _body(name, module, view, below)
     subject.queue_panel()
 
 
-def _body(name: str, module: ModuleType, view: View) -> None:
+def _body(name: str, module: ModuleType, view: View, below: Callable | None) -> None:
     if view.refused:
         _chips(module, view, [])
         states.notices(view.notices)
@@ -48,10 +50,10 @@ def _body(name: str, module: ModuleType, view: View) -> None:
         states.notices(view.notices)
         _cannot(module, view, error)
         return
-    _page(name, module, view, requests, entries)
+    _page(name, module, view, requests, entries, below)
 
 
-def _page(name: str, module: ModuleType, view: View, requests: tuple, entries: list) -> None:
+def _page(name: str, module: ModuleType, view: View, requests: tuple, entries: list, below: Callable | None) -> None:
     complete = all(entry is not None for entry in entries)
     if complete:
         st.session_state[f"shown_{name}"] = view
@@ -76,6 +78,8 @@ def _page(name: str, module: ModuleType, view: View, requests: tuple, entries: l
         states.skeleton_cards()
     else:
         states.empty_card(what_comes(module, view), lambda: _ways_out(view, requests))
+    if below is not None:
+        below(view, page_now if complete else None)
     with st.expander("Method", icon=":material/function:"):
         st.markdown(module_docs(module))
     if complete:
@@ -106,18 +110,32 @@ def _last_shown(name: str) -> tuple[View | None, Drawn | None]:
 
 def _chips(module: ModuleType, view: View, entries: list) -> None:
     with st.container(horizontal=True, gap="xsmall", key="chips"):
-        st.badge(f"**A** {plain(view.a)}", color="blue")
-        if view.b:
-            st.badge(f"**B** {plain(view.b)}", color="orange")
+        for label, text in subjects(module, view):
+            st.badge(f"**{label}** {plain(text)}", color={"A": "blue", "B": "orange"}.get(label, "gray"))
         if "corpus" in view.refused:
             return
-        spec = view.corpus_spec
-        tokens = {entry.record["n_tokens"] for entry in entries}
-        count = f"{tokens.pop():,}" if len(tokens) == 1 else f"{spec.n_sequences * spec.length:,}"
-        st.badge(f"{plain(view.corpus)}, {count}{NBSP}tokens", color="gray")
+        if read := _read(view, entries):
+            st.badge(read, color="gray")
         seed = view.params.get("seed", getattr(module.Params(), "seed", None))
         if seed is not None:
             st.badge(f"seed {seed}", color="gray")
+
+
+def subjects(module: ModuleType, view: View) -> list[tuple[str, str]]:
+    """(label, written form) of the models this page looks at."""
+    high = module.MODELS[1]
+    models = [m for m in (view.a, view.b, *(view.more if high > 2 else ())) if m] if high else []
+    return list(zip("ABCDEFGH", models[: max(high, 2)]))
+
+
+def _read(view: View, entries: list) -> str:
+    """The text and how much of it; where the analysis brings its own inputs, how many, once that is known."""
+    tokens = {entry.record["n_tokens"] for entry in entries}
+    if view.corpus:
+        count = tokens.pop() if len(tokens) == 1 else view.corpus_spec.n_sequences * view.corpus_spec.length
+        return f"{plain(view.corpus)}, {count:,}{NBSP}tokens"
+    inputs = {entry.record["n_sequences"] for entry in entries} - {0}
+    return f"inputs of its own, {inputs.pop():,}" if len(inputs) == 1 else ""
 
 
 def _headlines(headlines: tuple[Headline, ...]) -> None:
@@ -168,8 +186,9 @@ def what_comes(module: ModuleType, view: View) -> str:
     """What this page will show, in words: the subject, then the opening sentence of the Method."""
     opening = re.sub(r"^\*\*[^*]+\*\*\s*", "", " ".join(module_docs(module).partition("\n\n")[0].split()))
     first = opening.partition(". ")[0]
-    models = f"{view.a} and {view.b}" if view.b else view.a
-    return f"This page measures {module.TITLE.lower()} of {models} on {view.corpus_spec.n_sequences:,} sequences of {view.corpus_spec.source}. {first.rstrip('.')}."
+    models = " of " + " and ".join(text for _, text in subjects(module, view)) if module.MODELS[1] else ""
+    text = f" on {view.corpus_spec.n_sequences:,} sequences of {view.corpus_spec.source}" if view.corpus else ""
+    return f"This page measures {module.TITLE.lower()}{models}{text}. {first.rstrip('.')}."
 
 
 def _ways_out(view: View, requests: tuple) -> None:
@@ -188,12 +207,15 @@ def _demo_button(label: str) -> None:
 
 
 def _refused_subject(view: View) -> None:
-    titles = {"a": "A cannot be opened", "b": "B cannot be opened", "corpus": "This text cannot be read"}
+    titles = {"a": "A cannot be opened", "b": "B cannot be opened", "more": "One of the further models cannot be opened", "corpus": "This text cannot be read"}
     for name, error in view.refused.items():
         states.error_card(titles[name], error, name, tag="not loaded")
     with st.container(horizontal=True, gap="small"):
         if set(view.refused) == {"b"} and st.button("Show A alone", icon=":material/close:", key="drop_b"):
             st.query_params.pop("b", None)
+            st.rerun()
+        if "more" in view.refused and st.button("Leave the further models out", icon=":material/close:", key="drop_more"):
+            st.query_params.pop("more", None)
             st.rerun()
         _demo_button("Show the demo model")
 

@@ -36,13 +36,13 @@ def rows(view: View, runs: list[Run]) -> list[tuple[str, str]]:
     """Name and value of each fact, as stored with the results."""
     first = runs[0].record
     identities = [identity for r in runs for identity in r.record["identity"]]
-    out = [("A", f"{view.a}, {short_hash(identities[0])}")]
-    if view.b:
-        out.append(("B", f"{short_variant(view.b, view.a)}, {short_hash(identities[1])}"))
+    models = (view.a, *(short_variant(m, view.a) for m in (view.b, *view.more) if m))
+    out = [(label, f"{text}, {short_hash(identity)}") for label, text, identity in zip("ABCDEFGH", models, identities)]
+    read = f"{first['n_tokens']:,} in {first['n_sequences']:,} sequences" if first["n_tokens"] else f"none; {first['n_sequences']:,} inputs" if first["n_sequences"] else "none"
     out += [
-        ("Corpus", f"{first['corpus']}, {short_hash(first['corpus_identity'])}"),
+        ("Corpus", f"{first['corpus']}, {short_hash(first['corpus_identity'])}" if first["corpus"] else "none: inputs of its own"),
         ("Result", ", ".join(short_hash(r.record["key"]) for r in runs) + f", code {short_hash(first['code'])}"),
-        ("Tokens", f"{first['n_tokens']:,} in {first['n_sequences']:,} sequences"),
+        ("Tokens", read),
         ("Computed", time.strftime("%d %b %Y, %H:%M", time.localtime(first["computed"])) + f", {duration(sum(r.record['seconds'] for r in runs))}"),
         ("Device", first["device"]),
         ("Versions", f"torch {first['versions']['torch']}, transformers {first['versions']['transformers']}, commit {first['commit']}"),

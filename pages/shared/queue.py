@@ -105,7 +105,7 @@ class Standing:
         spec = self.job.spec
         written = [Variant.from_json(v).written for v in spec["variants"]]
         default = analysis.load(spec["analysis"]).Params()
-        out = {"a": written[0]} | ({"b": written[1]} if len(written) > 1 else {}) | {"corpus": spec["corpus"]}
+        out = dict(zip(("a", "b"), written)) | ({"more": ";".join(written[2:])} if len(written) > 2 else {}) | ({"corpus": spec["corpus"]} if spec["corpus"] else {})
         changed = {k: tuple(v) if isinstance(v, list) else v for k, v in spec["params"].items()}
         return out | {k: write_value(v) for k, v in changed.items() if getattr(default, k, None) != v}
 

@@ -51,7 +51,7 @@ def draw(module: ModuleType, view: View, requests: tuple[run.Request, ...], entr
     for job, request in zip(jobs, missing or requests):
         if job is not None and job.failed and (missing or queue.age(job) < RECENT):
             label = " → ".join(v.written for v in request.variants)
-            states.error_card(f"{module.TITLE} did not finish for {plain(label)}", job.job.error, f"job_{job.id[:8]}", job.job.details)
+            states.error_card(f"{module.TITLE} did not finish{' for ' + plain(label) if label else ''}", job.job.error, f"job_{job.id[:8]}", job.job.details)
         elif job is not None and missing and job.computed_otherwise(request):
             st.warning("This was computed by a newer text of the program than these pages run. Restart the app to see it.", icon=":material/restart_alt:")
         elif job is not None and job.cancelled and missing:
@@ -65,14 +65,16 @@ def _asked() -> dict[str, str]:
 
 def _controls(module: ModuleType, view: View, disabled: bool) -> None:
     first, rest = controls.split(module.Params)
-    _sequences(view, disabled)
+    if view.corpus:
+        _sequences(view, disabled)
     value = lambda f: view.params.get(f.name, f.default)
     for f, kind in first:
         controls.bar(f, kind, value(f), disabled)
     with st.popover("More", icon=":material/tune:"):
         for f, kind in rest:
             controls.folded(f, kind, value(f), disabled)
-        _slice(view, disabled)
+        if view.corpus:
+            _slice(view, disabled)
 
 
 def _sequences(view: View, disabled: bool) -> None:
@@ -139,7 +141,7 @@ def starts_by_itself(requests: tuple[run.Request, ...]) -> bool:
     """On an empty page a quick computation needs no click: unless it was cancelled, failed, or needs a download."""
     if any(queue.find(r) is not None for r in requests):
         return False
-    if any(not v.base.startswith(("demo/", "shelf/")) for r in requests for v in r.variants) or any(r.corpus.source.startswith("hub/") for r in requests):
+    if any(not v.base.startswith(("demo/", "shelf/")) for r in requests for v in r.variants) or any(r.corpus and r.corpus.source.startswith("hub/") for r in requests):
         return False
     estimates = [run.estimate(r) for r in requests]
     return sum(e.seconds for e in estimates) < QUICK * (1.0 if all(e.measured for e in estimates) else GUESSED)

@@ -19,7 +19,7 @@ from models.params import fields_of, key_params, read_params
 from models.refusal import Refused
 from models.variant import Step, write_value
 from pages.shared import controls, queue, visitor
-from pages.shared.view import DEFAULT_MODEL, View, whole
+from pages.shared.view import BETWEEN, DEFAULT_MODEL, View, whole
 from pages.shared.wording import plain, short_variant
 
 
@@ -34,32 +34,61 @@ def devices() -> tuple[str, ...]:
 def draw(module: ModuleType, view: View) -> None:
     with st.sidebar:
         st.markdown("**Subject**")
-        _model("A", "a", view.a, None, view)
-        _model("B, compared with A", "b", view.b, view.a, view)
-        _corpus(module, view)
+        if module.MODELS[1]:
+            _models(module, view)
+        else:
+            st.caption("This page trains small networks of its own; no model is chosen here.")
+        if view.corpus:
+            _corpus(module, view)
         if len(devices()) > 1:
             st.segmented_control("Device", devices(), key=controls.seed("subject_device", view.device), required=True, width="stretch",
                                  on_change=_store, args=("subject_device", "device", devices()[0]))
-        with st.container(key="foot_subject", gap=None):
-            with st.popover("Change a model into B", type="tertiary", icon=":material/content_cut:"):
-                _make_variant(view)
-            with st.popover("Open a checkpoint or a text", type="tertiary", icon=":material/folder_open:"):
-                _open()
+        if module.MODELS[1]:
+            with st.container(key="foot_subject", gap=None):
+                with st.popover("Change a model into B", type="tertiary", icon=":material/content_cut:"):
+                    _make_variant(view)
+                with st.popover("Open a checkpoint or a text", type="tertiary", icon=":material/folder_open:"):
+                    _open()
+
+
+def _models(module: ModuleType, view: View) -> None:
+    _model("A", "a", view.a, None, view)
+    _model("B, compared with A", "b", view.b, view.a, view)
+    if module.MODELS[1] > 2:
+        _more(module, view)
 
 
 def _model(label: str, name: str, value: str | None, beside: str | None, view: View) -> None:
-    known = [entry.source for entry in shelf.shelf(run.home(), visitor.owner()) if "-steps/" not in entry.source]
-    remembered = st.session_state.setdefault("variants", [])
-    for text in (view.a, view.b):
-        if text and text not in known and text not in remembered:
-            remembered.append(text)
-    options = [text for text in dict.fromkeys([*known, *remembered, *([value] if value else [])]) if text != beside]
+    options = [text for text in dict.fromkeys([*_known(view), *([value] if value else [])]) if text != beside]
     st.selectbox(
         label, options, key=controls.seed(f"subject_{name}", value), accept_new_options=True, format_func=lambda text: short_variant(text, beside),
         placeholder="none" if name == "b" else "a model", on_change=_store_model, args=(name, beside),
         help="Choose one, or type its written form: demo/storyteller-a, owner/name@revision of a hub, shelf/…, each with steps like ~drop_layers:blocks=3. "
              "For B the steps alone are enough." if name == "b" else "Choose one, or type demo/…, shelf/… or owner/name@revision of a hub, with steps if you like.",
     )
+
+
+def _known(view: View) -> list[str]:
+    """The shelf, and what was looked at in this session."""
+    known = [entry.source for entry in shelf.shelf(run.home(), visitor.owner()) if "-steps/" not in entry.source]
+    remembered = st.session_state.setdefault("variants", [])
+    for text in (view.a, view.b, *view.more):
+        if text and text not in known and text not in remembered:
+            remembered.append(text)
+    return [*known, *remembered]
+
+
+def _more(module: ModuleType, view: View) -> None:
+    options = [text for text in dict.fromkeys([*_known(view), *view.more]) if text not in (view.a, view.b)]
+    st.multiselect(
+        "More models", options, key=controls.seed("subject_more", list(view.more)), accept_new_options=True, format_func=lambda text: short_variant(text, view.a),
+        placeholder="none", max_selections=module.MODELS[1] - 2, on_change=_store_more, args=(view.a,), help="A third model and further ones, for what needs three or more.",
+    )
+
+
+def _store_more(a: str) -> None:
+    chosen = [whole(text.strip(), a) for text in st.session_state["subject_more"]]
+    controls.write_link("more", BETWEEN.join(chosen) or None)
 
 
 def _store_model(name: str, beside: str | None) -> None:

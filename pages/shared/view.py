@@ -23,7 +23,8 @@ from pages.shared import visitor
 from pages.shared.wording import sentence
 
 DEFAULT_MODEL = "demo/storyteller-a"
-SUBJECT = ("a", "b", "corpus", "device")
+SUBJECT = ("a", "b", "more", "corpus", "device")
+BETWEEN = ";"  # stands between the models of `more`; no written form holds it
 IGNORED = ("embed", "embed_options")
 VIEW = "view."
 
@@ -34,6 +35,7 @@ class View:
 
     a: str = DEFAULT_MODEL
     b: str | None = None
+    more: tuple[str, ...] = ()  # third model and further ones, for analyses that take them
     corpus: str = ""
     device: str = "cpu"
     params: dict[str, Any] = field(default_factory=dict)  # typed, only those that differ from their defaults
@@ -42,8 +44,8 @@ class View:
     refused: dict[str, Refused] = field(default_factory=dict)
 
     @property
-    def corpus_spec(self) -> Corpus:
-        return parse_corpus(self.corpus)
+    def corpus_spec(self) -> Corpus | None:
+        return parse_corpus(self.corpus) if self.corpus else None
 
 
 def read(module: ModuleType, query: Mapping[str, str], devices: tuple[str, ...] = ("cpu",)) -> View:
@@ -55,16 +57,19 @@ def read(module: ModuleType, query: Mapping[str, str], devices: tuple[str, ...] 
     if b == a:
         notices.append("B is the same as A, so there is nothing to compare; only A is shown.")
         b = None
-    corpus = query.get("corpus") or module.CORPUS
+    more = tuple(_variant(whole(text.strip(), a), "more", refused) for text in (query.get("more") or "").split(BETWEEN) if text.strip())
+    corpus = "" if module.CORPUS is None else query.get("corpus") or module.CORPUS
     try:
-        corpus = parse_corpus(corpus).written
+        corpus = corpus and parse_corpus(corpus).written
     except Refused as error:
         refused["corpus"] = error
+    if module.MODELS[1] <= 2:
+        refused.pop("more", None)  # carried along from a page that takes them; not looked at here
     device = query.get("device") or devices[0]
     if device not in devices:
         notices.append(f"This machine has no device “{device[:20]}”; {devices[0]} is used.")
         device = devices[0]
-    return View(a, b, corpus, device, _params(module, query, notices), _views(query), tuple(notices), refused)
+    return View(a, b, tuple(m for m in more if m not in (a, b)), corpus, device, _params(module, query, notices), _views(query), tuple(notices), refused)
 
 
 def whole(text: str, a: str) -> str:
@@ -73,7 +78,7 @@ def whole(text: str, a: str) -> str:
 
 
 def requests(module_name: str, view: View) -> tuple[run.Request, ...]:
-    return run.requests(module_name, view.a, view.b, view.corpus, view.params, view.device)
+    return run.requests(module_name, view.a, view.b, view.corpus, view.params, view.device, view.more)
 
 
 def differences(module: ModuleType, old: View, new: View) -> str:
@@ -83,6 +88,8 @@ def differences(module: ModuleType, old: View, new: View) -> str:
         parts.append(f"A {old.a}")
     if old.b != new.b:
         parts.append(f"B {old.b}" if old.b else "A alone")
+    if old.more != new.more and module.MODELS[1] > 2:
+        parts.append(f"{len(old.more)} more models" if old.more else "no more models")
     if old.corpus != new.corpus:
         parts += _corpus_differences(old.corpus_spec, new.corpus_spec)
     if old.device != new.device:
