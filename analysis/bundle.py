@@ -23,7 +23,7 @@ from models.refusal import Refused
 
 RECORD = (
     "kind", "analysis", "variants", "written", "corpus", "params", "device", "key", "code", "identity", "corpus_identity", "n_tokens",
-    "n_sequences", "computed", "seconds", "cpu_seconds", "load_seconds", "flops", "commit", "versions",
+    "n_sequences", "n_inputs", "computed", "seconds", "cpu_seconds", "load_seconds", "flops", "commit", "versions",
 )
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same contents give the same archive
 
@@ -139,8 +139,11 @@ def answer(requests: tuple[run.Request, ...], runs: list[Run]) -> str:
 
 def read(request: run.Request, result: Run) -> str:
     """What went in: the corpus with its size, or the analysis's own inputs."""
-    source = f"corpus: `{request.corpus.written}`" if request.corpus else "inputs: the analysis’s own"
-    n_tokens, n_sequences = result.record["n_tokens"], result.record["n_sequences"]
+    module, record = analysis.load(request.analysis), result.record
+    source = f"{getattr(module, 'CORPUS_IS', 'corpus')}: `{request.corpus.written}`" if request.corpus else "inputs: the analysis’s own"
+    if hasattr(module, "INPUTS"):
+        source = f"{module.INPUTS}: {record.get('n_inputs', 0):,}; {source}"
+    n_tokens, n_sequences = record["n_tokens"], record["n_sequences"]
     return source + (f", {n_tokens:,} tokens in {n_sequences:,} sequences" if n_tokens else f", {n_sequences:,} inputs" if n_sequences else "")
 
 

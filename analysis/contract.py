@@ -6,6 +6,8 @@ An analysis is one module with:
     MODELS               (min, max) variants one computation takes: (1, 1), (2, 2) paired, (2, 8) for merges; (0, 0) where the
                          analysis trains its own small networks and looks at no language model
     CORPUS               the default corpus's written form; None where the analysis brings its own inputs
+    CORPUS_IS            (optional) what the corpus is where it is not what is looked at: "control text"
+    INPUTS               (optional) what is looked at then: "arithmetic prompts"; the Result's `n_inputs` says how many
     Params               frozen dataclass; fields are bool, int, float, str, Literal or tuple[int, ...], all with defaults
     Result               frozen dataclass: numpy arrays, scalars, str, pyarrow Tables; no torch
     compute(captures, params, progress) -> Result

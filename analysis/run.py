@@ -176,7 +176,7 @@ def _compute(module, ask: Request, bench: Lab, entry_key: str, progress) -> None
     record = {
         **ask.to_json(), "written": [v.written for v in ask.variants], "key": entry_key, "code": code_identity(module),
         "identity": [bench.identity(v) for v in ask.variants], "corpus_identity": ask.corpus and bench.corpus_identity(ask.corpus),
-        "n_tokens": n_tokens, "n_sequences": n_sequences, "computed": time.time(), "seconds": seconds,
+        "n_tokens": n_tokens, "n_sequences": n_sequences, "n_inputs": int(getattr(result, "n_inputs", 0)), "computed": time.time(), "seconds": seconds,
         "cpu_seconds": time.process_time() - cpu, "load_seconds": loading, "flops": flops, "commit": git_commit(), "versions": versions(),
         "plain": plain,
     }

@@ -82,3 +82,22 @@ def test_the_page_without_a_model_runs_and_shows_its_answer(probes, app, monkeyp
     assert not test.exception
     text = words(test)
     assert "of 400 flips are heads" in text and "inputs of its own, 400" in text and "python -m analysis layer_redundancy --set flips=400" in text
+
+
+def test_a_corpus_that_is_not_what_is_looked_at_is_called_what_it_is(monkeypatch):
+    """Prompts of the analysis's own beside a control text: both stand in the chips and in the written answer, each under its name."""
+    from types import SimpleNamespace
+
+    from pages.shared import frame
+
+    own = SimpleNamespace(CORPUS_IS="control text", INPUTS="sums", MODELS=(1, 1), TITLE="Sums", __doc__="Sums?\n\nHow it is done.")
+    view = views.View(corpus="demo/stories:4x32")
+    entry = lambda n: SimpleNamespace(record={"n_tokens": 128, "n_inputs": n})
+    assert frame._read(own, view, []) == ["sums", "control text demo/stories\\:4x32, 128\u00a0tokens"]
+    assert frame._read(own, view, [entry(48), entry(31)])[0] == "48 and 31 sums"
+    assert "on sums, with 4 sequences of demo/stories as control text" in frame.what_comes(own, view)
+    monkeypatch.setattr(analysis, "load", lambda name: own)
+    written = bundle.read(SimpleNamespace(analysis="sums", corpus=view.corpus_spec), SimpleNamespace(record={"n_tokens": 128, "n_sequences": 4, "n_inputs": 48}))
+    assert written == "sums: 48; control text: `demo/stories:4x32`, 128 tokens in 4 sequences"
+    plain_one = SimpleNamespace(MODELS=(1, 1), TITLE="Plain", __doc__="What?\n\nHow.")
+    assert frame._read(plain_one, view, []) == ["demo/stories\\:4x32, 128\u00a0tokens"]

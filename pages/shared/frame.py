@@ -114,7 +114,7 @@ def _chips(module: ModuleType, view: View, entries: list) -> None:
             st.badge(f"**{label}** {plain(text)}", color={"A": "blue", "B": "orange"}.get(label, "gray"))
         if "corpus" in view.refused:
             return
-        if read := _read(view, entries):
+        for read in _read(module, view, entries):
             st.badge(read, color="gray")
         seed = view.params.get("seed", getattr(module.Params(), "seed", None))
         if seed is not None:
@@ -128,14 +128,17 @@ def subjects(module: ModuleType, view: View) -> list[tuple[str, str]]:
     return list(zip("ABCDEFGH", models[: max(high, 2)]))
 
 
-def _read(view: View, entries: list) -> str:
-    """The text and how much of it; where the analysis brings its own inputs, how many, once that is known."""
+def _read(module: ModuleType, view: View, entries: list) -> list[str]:
+    """The text and how much of it, with the word for what it is; what the analysis brings itself, and how many once that is known."""
     tokens = {entry.record["n_tokens"] for entry in entries}
+    inputs = [entry.record.get("n_inputs", 0) for entry in entries]
+    own = [" and ".join(f"{n:,}" for n in dict.fromkeys(inputs)) + f" {module.INPUTS}" if any(inputs) else module.INPUTS] if hasattr(module, "INPUTS") else []
     if view.corpus:
         count = tokens.pop() if len(tokens) == 1 else view.corpus_spec.n_sequences * view.corpus_spec.length
-        return f"{plain(view.corpus)}, {count:,}{NBSP}tokens"
-    inputs = {entry.record["n_sequences"] for entry in entries} - {0}
-    return f"inputs of its own, {inputs.pop():,}" if len(inputs) == 1 else ""
+        role = f"{module.CORPUS_IS} " if hasattr(module, "CORPUS_IS") else ""
+        return [*own, f"{role}{plain(view.corpus)}, {count:,}{NBSP}tokens"]
+    counts = {entry.record["n_sequences"] for entry in entries} - {0}
+    return [*own, f"inputs of its own, {counts.pop():,}"] if len(counts) == 1 else own
 
 
 def _headlines(headlines: tuple[Headline, ...]) -> None:
@@ -188,6 +191,8 @@ def what_comes(module: ModuleType, view: View) -> str:
     first = opening.partition(". ")[0]
     models = " of " + " and ".join(text for _, text in subjects(module, view)) if module.MODELS[1] else ""
     text = f" on {view.corpus_spec.n_sequences:,} sequences of {view.corpus_spec.source}" if view.corpus else ""
+    if hasattr(module, "CORPUS_IS"):
+        text = f" on {module.INPUTS}, with{text.removeprefix(' on')} as {module.CORPUS_IS}"
     return f"This page measures {module.TITLE.lower()}{models}{text}. {first.rstrip('.')}."
 
 

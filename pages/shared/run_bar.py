@@ -65,7 +65,8 @@ def _asked() -> dict[str, str]:
 
 def _controls(module: ModuleType, view: View, disabled: bool) -> None:
     first, rest = controls.split(module.Params)
-    if view.corpus:
+    looked_at = view.corpus and not hasattr(module, "CORPUS_IS")
+    if looked_at:
         _sequences(view, disabled)
     value = lambda f: view.params.get(f.name, f.default)
     for f, kind in first:
@@ -73,6 +74,9 @@ def _controls(module: ModuleType, view: View, disabled: bool) -> None:
     with st.popover("More", icon=":material/tune:"):
         for f, kind in rest:
             controls.folded(f, kind, value(f), disabled)
+        if view.corpus and not looked_at:
+            st.caption(f"{module.CORPUS_IS.capitalize()}, {plain(view.corpus)}")
+            _sequences(view, disabled)
         if view.corpus:
             _slice(view, disabled)
 

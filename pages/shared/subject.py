@@ -108,7 +108,7 @@ def _corpus(module: ModuleType, view: View) -> None:
     sources = [f"demo/{strand}" for strand in STRANDS] + list(corpora.texts(run.home()))
     source = view.corpus.partition(":")[0]
     st.selectbox(
-        "Corpus", list(dict.fromkeys([*sources, source])), key=controls.seed("subject_corpus", source), accept_new_options=True,
+        getattr(module, "CORPUS_IS", "corpus").capitalize(), list(dict.fromkeys([*sources, source])), key=controls.seed("subject_corpus", source), accept_new_options=True,
         help="Held-out text of the demo world, a text you opened, or hub/owner/name of a data set. How much of it is read stands in the run bar.",
         on_change=_store_corpus, args=(module.CORPUS, view.corpus),
     )
