@@ -4,7 +4,12 @@
 """
 
 import asyncio
+import threading
 from contextlib import asynccontextmanager
+
+from pages import later
+
+later.postpone("torch")  # before anything that names it: pages read results, workers run models
 
 import streamlit as st
 
@@ -13,13 +18,14 @@ from jobs.lifespan import start_workers, stop_workers
 from models import uploads
 from pages import fonts
 from pages.routes.upload import routes
-from pages.shared import frame  # noqa: F401  what every page needs, before the first one is asked for
+from pages.shared import drawn, frame  # noqa: F401  what every page needs, before the first one is asked for
 
 
 @asynccontextmanager
 async def lifespan(_app):
     fonts.use()
     start_workers(home())
+    threading.Thread(target=drawn.warm, name="warm", daemon=True).start()
     sweeping = asyncio.create_task(sweep_hourly())
     try:
         yield

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 CHUNK = 512  # tokens handed to one compiled call
-FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 PARALLEL_FROM = 1 << 18  # elements; below this, handing work to a thread costs more than it saves
 
 
@@ -24,7 +23,7 @@ def check(x: torch.Tensor, n_channels: int, keep: torch.Tensor | None) -> None:
     """x must be [token, n_channels] in a float dtype, keep bool [token] on the same device; ValueError otherwise."""
     if x.dim() != 2 or x.shape[1] != n_channels:
         raise ValueError(f"Expected [token, {n_channels}], found {list(x.shape)}.")
-    if x.dtype not in FLOATS:
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         raise ValueError(f"Expected float32, bfloat16, float16 or float64, found {x.dtype}.")
     if keep is not None and (keep.dtype != torch.bool or keep.shape != x.shape[:1] or keep.device != x.device):
         raise ValueError(f"keep must be bool [{x.shape[0]}] on {x.device}, found {keep.dtype} {list(keep.shape)} on {keep.device}.")

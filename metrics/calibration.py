@@ -87,7 +87,7 @@ def _inputs(moments: dict[str, Moments], grams: dict[str, Gram]) -> Inputs:
     )
 
 
-Solve = Callable[[Matrix, torch.Tensor, Channels], torch.Tensor]
+Solve = Callable[[Matrix, "torch.Tensor", Channels], "torch.Tensor"]
 
 
 def solve_matrices(model: Model, calibration, chosen: tuple[Matrix, ...], propagation: str, grams: bool, solve: Solve, progress) -> None:

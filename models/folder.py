@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from models.loaded import Model
 from models.refusal import Refused
@@ -46,7 +45,7 @@ def export(model: Model, variant: Variant, identity: str, folder: Path, commit: 
     raise Refused(f"Loaded again by transformers, {variant.written} {found}; nothing was written.")
 
 
-def own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+def own_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The module's tensors with one of its own for each block that shares another's, because the format has no sharing; a head
     that its config ties to the embedding stays tied."""
     head = module.get_output_embeddings()
@@ -68,12 +67,12 @@ def _put(temporary: Path, folder: Path) -> None:
     temporary.rename(folder)
 
 
-def without_blocks(model: Model) -> nn.Module:
+def without_blocks(model: Model) -> torch.nn.Module:
     """The module with wholly removed blocks taken out and its config shortened; tensors are shared with `model`."""
     module = model.copy(model.written).module
     parent, _, name = model.layout.blocks.rpartition(".")
     blocks = module.get_submodule(model.layout.blocks)
-    setattr(module.get_submodule(parent), name, nn.ModuleList(blocks[i] for i in model.layers))
+    setattr(module.get_submodule(parent), name, torch.nn.ModuleList(blocks[i] for i in model.layers))
     text = module.config.get_text_config()
     text.num_hidden_layers = len(model.layers)
     for field in ("layer_types", "mlp_layer_types", "no_rope_layers"):  # per-block lists that transformers keeps in configs

@@ -15,7 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from models.refusal import NotApplicable, Refused
 
@@ -101,11 +100,11 @@ def layout_for(config) -> Layout:
     return layout
 
 
-def blocks(model: nn.Module, layout: Layout) -> nn.ModuleList:
+def blocks(model: torch.nn.Module, layout: Layout) -> torch.nn.ModuleList:
     return model.get_submodule(layout.blocks)
 
 
-def locate(model: nn.Module, layout: Layout, site: Site) -> tuple[nn.Module, str]:
+def locate(model: torch.nn.Module, layout: Layout, site: Site) -> tuple[torch.nn.Module, str]:
     """(module, "input" or "output") whose tensor [sequence, position, channel] is the site."""
     if site.name == "final":
         return model.get_submodule(layout.final_norm), "output"
@@ -132,12 +131,12 @@ def locate(model: nn.Module, layout: Layout, site: Site) -> tuple[nn.Module, str
     return (block.get_submodule(path) if path else block), side
 
 
-def is_conv1d(module: nn.Module) -> bool:
+def is_conv1d(module: torch.nn.Module) -> bool:
     """GPT-2's Conv1D stores [in, out]; told by name so that transformers need not be imported here."""
     return type(module).__name__ == "Conv1D"
 
 
-def weight(module: nn.Module) -> torch.Tensor:
+def weight(module: torch.nn.Module) -> torch.Tensor:
     """The weight as [out, in]; a view, never a copy."""
     return module.weight.T if is_conv1d(module) else module.weight
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 
 from models.layout import Layout, Site, blocks, is_conv1d, locate, weight
 from models.refusal import Refused
@@ -22,7 +21,7 @@ class Model:
     their index in the unmodified checkpoint.
     """
 
-    module: nn.Module
+    module: torch.nn.Module
     tokenizer: object
     layout: Layout
     written: str
@@ -34,7 +33,7 @@ class Model:
         return self.module.config
 
     @property
-    def blocks(self) -> nn.ModuleList:
+    def blocks(self) -> torch.nn.ModuleList:
         return blocks(self.module, self.layout)
 
     @property
@@ -50,7 +49,7 @@ class Model:
     def device(self) -> torch.device:
         return next(self.module.parameters()).device
 
-    def site(self, layer: int | None, name: str) -> tuple[nn.Module, str]:
+    def site(self, layer: int | None, name: str) -> tuple[torch.nn.Module, str]:
         return locate(self.module, self.layout, Site(layer, name))
 
     def matrix(self, layer: int, name: str) -> torch.Tensor:
@@ -69,9 +68,9 @@ class Model:
         if value.shape != weight(module).shape:
             raise Refused(f"{name} of block {layer} is {tuple(weight(module).shape)}, not {tuple(value.shape)}.")
         stored = value.T.contiguous() if is_conv1d(module) else value.contiguous()
-        module.weight = nn.Parameter(stored.to(module.weight), requires_grad=False)
+        module.weight = torch.nn.Parameter(stored.to(module.weight), requires_grad=False)
         if bias is not None:
-            module.bias = nn.Parameter(bias.to(module.weight), requires_grad=False)
+            module.bias = torch.nn.Parameter(bias.to(module.weight), requires_grad=False)
 
     def remove(self, sublayers: frozenset[tuple[int, str]]) -> None:
         """Mask sublayers: zero the last matrix and bias of each, so that it adds exactly nothing to the stream."""

@@ -21,7 +21,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from kernels.gram import Gram
 from metrics.calibration import BATCH, require_text
@@ -107,7 +106,7 @@ def apply(model: Model, plan: Plan) -> None:
     projection = (plan.basis @ plan.basis.T).to(model.device)
     _untie(model)
     for table in _tables(model):
-        table.weight = nn.Parameter((table.weight.double() @ projection).to(table.weight), requires_grad=False)
+        table.weight = torch.nn.Parameter((table.weight.double() @ projection).to(table.weight), requires_grad=False)
     for m in shape_of(model).matrices:
         if m.site.name in ("z", "mlp_post"):
             module = model.blocks[m.layer].get_submodule(m.name)
@@ -123,10 +122,10 @@ def _untie(model: Model) -> None:
         model.config.tie_word_embeddings = False
 
 
-def _tables(model: Model) -> list[nn.Embedding]:
+def _tables(model: Model) -> list[torch.nn.Embedding]:
     """Token embedding, and learned positions where there are any."""
     base = model.module.get_submodule(model.layout.base)
-    return [m for m in base.children() if isinstance(m, nn.Embedding)]
+    return [m for m in base.children() if isinstance(m, torch.nn.Embedding)]
 
 
 def _sizes(model: Model, kept: int) -> dict[str, int]:
@@ -135,7 +134,7 @@ def _sizes(model: Model, kept: int) -> dict[str, int]:
     for m in shape_of(model).matrices:
         sizes[parameter_name(model, m.layer, m.name)] = kept * (m.n_in if m.site.name in ("z", "mlp_post") else m.n_out)
     for name, module in model.module.named_modules():
-        if isinstance(module, nn.Embedding) or name == model.layout.unembed:
+        if isinstance(module, torch.nn.Embedding) or name == model.layout.unembed:
             sizes[f"{name}.weight"] = kept * module.weight.shape[0]
     return sizes
 
@@ -152,7 +151,7 @@ def storage(model: Model, plan: Plan) -> Storage:
     return Storage(float(numbers * dtype_bits(model)), weights, kept < width, how)
 
 
-def physical(model: Model, plan: Plan) -> nn.Module:
+def physical(model: Model, plan: Plan) -> torch.nn.Module:
     """The sliced model as a smaller plain one of the same class; `model` is the unsliced parent.
 
     Norm weights are folded into the matrices that follow and replaced by √(d/d'), eps by eps·d/d': dividing by the old width.
@@ -190,12 +189,12 @@ def physical(model: Model, plan: Plan) -> nn.Module:
     return smaller
 
 
-def _fill(module: nn.Module, path: str, value: torch.Tensor) -> None:
+def _fill(module: torch.nn.Module, path: str, value: torch.Tensor) -> None:
     part = module.get_submodule(path)
-    part.weight = nn.Parameter(value.float().contiguous().to(part.weight), requires_grad=False)
+    part.weight = torch.nn.Parameter(value.float().contiguous().to(part.weight), requires_grad=False)
 
 
-def _copy_rest(block: nn.Module, narrow: nn.Module, layout: Layout) -> None:
+def _copy_rest(block: torch.nn.Module, narrow: torch.nn.Module, layout: Layout) -> None:
     """Parameters that do not touch the stream, such as Qwen 3's norms of queries and keys."""
     touched = {f"{path}.{kind}" for path in (*layout.matrices(), layout.attn_norm, layout.mlp_norm) for kind in ("weight", "bias")}
     wanted = dict(narrow.named_parameters())

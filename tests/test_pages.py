@@ -315,6 +315,40 @@ def test_nothing_heavy_comes_with_the_pages():
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
+def test_the_pages_process_draws_its_first_page_without_importing_torch(home):
+    """A module that runs torch while it is imported (`from torch import nn`, a constant of a dtype) would bring it along."""
+    code = (
+        "import sys, app\n"
+        "from pages.shared import drawn; drawn.warm()\n"
+        "from streamlit.testing.v1 import AppTest\n"
+        f"page = AppTest.from_file({str(REPO / 'pages' / 'navigation.py')!r}, default_timeout=120).run()\n"
+        "assert not page.exception, page.exception\n"
+        "print('torch.nn' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "False"
+
+
+def test_a_postponed_module_arrives_whole_and_once():
+    code = (
+        "import sys\n"
+        "from pages import later\n"
+        "later.postpone('torch')\n"
+        "import torch as early\n"
+        "assert 'torch.nn' not in sys.modules\n"
+        "import torch.nn.functional as F\n"
+        "import torch\n"
+        "from torch import nn\n"
+        "assert F is torch.nn.functional is early.nn.functional and nn is sys.modules['torch.nn'] and nn.__spec__.origin\n"
+        "assert isinstance(early.nn.Linear(1, 1), nn.Module) and isinstance(early.zeros(1), torch.Tensor)\n"
+        "assert type(torch).__name__ == 'module'\n"
+        "later.postpone('no_such_module'); assert 'no_such_module' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 # who may look
 
 

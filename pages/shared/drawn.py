@@ -13,7 +13,8 @@ import plotly.graph_objects as go
 import analysis
 from analysis import run
 from analysis.contract import Figure, Headline, Run
-from analysis.theme import THEMES
+from analysis.theme import THEMES, figure
+from cache.fingerprint import code_identity
 from models.refusal import NotApplicable
 
 
@@ -48,6 +49,17 @@ class Kept:
 
     def __hash__(self) -> int:
         return hash(self.same)
+
+
+def warm() -> None:
+    """What the first drawing in a process would have to import, build and read, done before anybody waits for it."""
+    import pandas  # noqa: F401  pyarrow and streamlit fetch it with the first table
+    import pyarrow.compute  # noqa: F401
+
+    for theme in THEMES.values():
+        figure(theme).add_trace(go.Heatmap(z=[[0.0]])).add_trace(go.Scatter(y=[0.0], error_y=dict(array=[0.0]))).add_shape(type="line").to_json()
+    for name in analysis.ANALYSES:
+        code_identity(analysis.load(name))
 
 
 @lru_cache(maxsize=32)
