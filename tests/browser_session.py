@@ -10,7 +10,7 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import TimeoutError, sync_playwright
+from playwright.sync_api import sync_playwright
 
 from tests.conftest import REPO
 
@@ -111,23 +111,21 @@ class Visitor:
         self.page.keyboard.press("Enter")
         return self
 
+    def fill(self, label: str, value: str):
+        """Type into the visible text field whose label begins so."""
+        box = self.page.get_by_role("textbox", name=label)
+        box.fill(value)
+        box.press("Enter")
+        return self
+
     def press(self, name: str):
         self.page.get_by_role("button", name=name, exact=True).first.click()
         return self
 
     def cancel(self):
-        """Press Cancel in the run bar until the page says that the run was cancelled; the bar is redrawn twice a second, and
-        on a busy machine a press may fall between two drawings."""
-        button = self.page.locator(".st-key-runbar").get_by_role("button", name="Cancel")
-        for _ in range(5):
-            if button.count():
-                button.first.click()
-            try:
-                self.page.get_by_text("Cancelled at").first.wait_for(timeout=PATIENCE / 4)
-                break
-            except TimeoutError:
-                continue
-        return self
+        """Press Cancel in the run bar, once; a press that is lost fails the test."""
+        self.page.locator(".st-key-runbar").get_by_role("button", name="Cancel").first.click()
+        return self.see("Cancelled at")
 
     def wait_for_link(self, part: str):
         self.page.wait_for_url(lambda url: part in url)

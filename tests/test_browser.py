@@ -1,11 +1,12 @@
 """The newcomer's path in a real browser: open, change a parameter, watch, cancel, compare, share the link, export, go back."""
 
+import zipfile
 from urllib.parse import unquote
 
 import pytest
 
 from models import shelf
-from tests import browser_session
+from tests import browser_session, tiny
 from tests.browser_session import Visitor
 
 CHROMIUM = browser_session.chromium()
@@ -88,6 +89,50 @@ def test_a_figure_leaves_as_pdf(visit):
     download = waiting.value
     assert download.suggested_filename.startswith("layer_redundancy-") and download.suggested_filename.endswith(".pdf")
     assert open(download.path(), "rb").read(5) == b"%PDF-"
+
+
+def test_the_whole_page_leaves_as_one_zip(visit):
+    visitor = visit().open(SMALL).see_figures()
+    with visitor.page.expect_download() as waiting:
+        visitor.page.get_by_role("button", name="Download everything").click()
+    names = zipfile.ZipFile(waiting.value.path()).namelist()
+    assert {"answer.md", "captions.md", "provenance.json", "REPRODUCE.txt"} <= set(names)
+    assert {name.rpartition(".")[2] for name in names} >= {"pdf", "svg", "png", "html", "csv", "parquet"}
+
+
+def test_run_again_computes_once_more(visit):
+    visitor = visit().open(SMALL).see_figures()
+    before = visitor.page.locator(".st-key-standing").inner_text()
+    visitor.press("Run again").see("Cancel").see("from the store").see_figures()
+    after = visitor.page.locator(".st-key-standing").inner_text()
+    assert "just now" in after and "just now" in before or after != before
+
+
+def test_a_folder_and_a_text_of_this_machine_become_the_subject(visit, tmp_path):
+    folder = tiny.save(tiny.gpt2(), tmp_path / "mine")
+    (tmp_path / "notes.txt").write_text(tiny.text())
+    door = lambda: visit().open(SMALL).see_figures().press("Open a checkpoint or a text")
+    door().fill("Folder of a checkpoint", str(folder)).press("Make it A").wait_for_link("a=shelf")
+    door().fill("Text or JSONL file on this machine", str(tmp_path / "notes.txt")).press("Make it the corpus").wait_for_link("corpus=text").see("text/notes")
+    refused = door().fill("Folder of a checkpoint", str(tmp_path / "unicorn")).press("Make it A").see("Found no folder")
+    assert refused.page.get_by_test_id("stException").count() == 0
+
+
+def test_a_clicked_block_opens_what_its_removal_costs(visit):
+    visitor = visit().open(SMALL).see_figures()
+    bar = visitor.page.locator(".js-plotly-plot .bars .point").nth(2).bounding_box()
+    visitor.page.mouse.move(bar["x"] + 2, bar["y"] + bar["height"] / 2)
+    visitor.page.mouse.click(bar["x"] + 2, bar["y"] + bar["height"] / 2)
+    visitor.wait_for_link("compression_cost").see("What did the compression cost?")
+    assert "drop_layers:blocks=2" in unquote(visitor.page.url)
+
+
+def test_figures_follow_the_scheme_of_the_browser(visit):
+    visitor = visit().open(SMALL).see_figures()
+    ink = lambda: visitor.page.locator(".js-plotly-plot .xtick text").first.evaluate("e => getComputedStyle(e).fill")
+    light = ink()
+    visitor.page.emulate_media(color_scheme="dark")
+    visitor.page.wait_for_function("light => getComputedStyle(document.querySelector('.js-plotly-plot .xtick text')).fill !== light", arg=light)
 
 
 def test_back_and_deep_links(visit):

@@ -8,11 +8,12 @@ import pytest
 import analysis
 from analysis import run
 from analysis.contract import Headline
+from analysis.theme import THEMES
 from jobs import client
 from jobs.table import Table
 from models import shelf
 from models.params import fields_of
-from pages.shared import controls, queue, wording
+from pages.shared import controls, live, queue, wording
 from pages.shared import view as views
 from pages.shared.frame import metric_words
 from tests.conftest import REPO
@@ -232,6 +233,22 @@ def test_progress_is_shown_with_what_is_left(app, home, slow):
     table.report(job.id, 3, 12, "removing block 3", 9.0, {})
     test.run()
     assert "removing block 3, 3 of 12, 9.0\u00a0s left" in words(test)
+
+
+@needs_demo
+def test_the_curves_of_a_running_job_are_drawn(app, home, slow):
+    test = app(**TINY)
+    button(test, "run").click().run()
+    table = Table(home)
+    job = client.queue()[0]
+    table.claim(job.lane, 1)
+    assert not test.get("plotly_chart")
+    table.report(job.id, 3, 12, "training", 9.0, {"loss": [[1, 2, 3], [2.0, 1.5, 1.25]], "active": [[], []]})
+    test.run()
+    assert not test.exception and len(test.get("plotly_chart")) == 1
+    figure = live.plot(client.status(job.id).live, "B", THEMES["light"])
+    assert [list(trace.y) for trace in figure.data] == [[2.0, 1.5, 1.25]] and figure.data[0].line.color == THEMES["light"].b
+    assert "loss" in figure.layout.annotations[0].text and "1.25" in figure.layout.annotations[0].text
 
 
 @needs_demo

@@ -51,12 +51,18 @@ def _damage_card(runs) -> Figure:
         "Dashed: median of A.",
         f"Bars of similarity per block and dots of measured KL per block. Cheapest to remove: block {a.blocks[words.cheapest(runs[0])]} at "
         f"{number(a.kl[BLOCK, words.cheapest(runs[0]), scope(runs[0])])} nats per token.",
-        height=_height(words.depth(runs)),
+        height=_height(words.depth(runs)), links=_without(runs[0]),
     )
 
 
+def _without(run) -> dict[str, str]:
+    """A clicked block opens what its removal costs, token by token."""
+    return {str(block): f"compression_cost?a={run.subject}&b=~drop_layers:blocks={block}" for block in run.result.blocks}
+
+
 def _damage_reading(runs) -> str:
-    text = "A short bar says the block barely turns the residual stream; the right side says what removing it costs, with 95 % intervals."
+    text = ("A short bar says the block barely turns the residual stream; the right side says what removing it costs, with 95 % intervals. "
+            "Click a block to see its removal token by token.")
     return text + (" Each model is measured against itself." if len(runs) > 1 else "")
 
 
@@ -95,7 +101,7 @@ def damage(runs, kind: int, theme: Theme, bars_only: bool = False) -> go.Figure:
 def _kl_dots(fig: go.Figure, theme: Theme, runs, kind: int) -> None:
     values = np.concatenate([run.result.kl[kind, :, scope(run)] for run in runs])
     floor, clipped = plots.log_floor(values)
-    fig.update_layout(xaxis2=plots.log_axis(floor, max(np.nanmax(values), floor * 2), clipped=clipped))
+    fig.update_layout(xaxis2=plots.log_axis(floor, max(np.nanmax(values), floor * 2), most=5, clipped=clipped))
     shift = (0.0,) if len(runs) == 1 else np.linspace(-0.17, 0.17, len(runs))
     size = 8 if runs[0].result.n_layers <= 16 else 6
     for run, dy in zip(runs, shift):

@@ -12,7 +12,7 @@ import streamlit as st
 
 from analysis import run
 from models.refusal import Refused
-from pages.shared import controls, queue, states
+from pages.shared import controls, live, queue, states
 from pages.shared.view import VIEW, View, differences, with_slice
 from pages.shared.wording import ago, duration, plain, size
 
@@ -46,6 +46,7 @@ def draw(module: ModuleType, view: View, requests: tuple[run.Request, ...], entr
                         _from_store(requests, entries)
             if running:
                 st.progress(queue.fraction(states_now))
+                live.draw(states_now, key="live")
 
     bar()
     for job, request in zip(jobs, missing or requests):

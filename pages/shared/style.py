@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
+from pages.shared import scheme
+
 INK = {"light": ("#16202A", "#0072B2"), "dark": ("#E3E8ED", "#3D9CDB")}
 _SECTIONS = '<path d="M2 4.5h17M2 19.5h17" stroke="{ink}" stroke-width="2.4"/><path d="M8 12h17" stroke="{blue}" stroke-width="3.2"/>'
 # "Microtome" in IBM Plex Sans SemiBold (SIL Open Font License), drawn as a path: an image does not see the page's fonts
@@ -45,6 +47,7 @@ RULES = """
 [class*="st-key-head_"] [data-testid="stButtonGroup"] button {padding: 0 .55rem; min-height: 1.75rem}
 [class*="st-key-head_"] [data-testid="stButtonGroup"] p {font-size: .867rem}
 [data-testid="stStatusWidget"] {display: none}
+[data-testid="stLayoutWrapper"]:has(> .st-key-scheme) {position: absolute; height: 0; overflow: hidden}
 """
 DARK_RULES = '[data-testid="stBaseButton-primary"], [data-testid="stBaseButton-primary"] * {color: #10151A}'
 
@@ -57,6 +60,7 @@ def theme() -> str:
 def draw() -> None:
     """Logo and rules, once per run, before the page."""
     st.logo(logo(theme()), size="large")
+    scheme.watch(theme())
     st.html(f"<style>{RULES}{DARK_RULES if theme() == 'dark' else ''}</style>")
 
 
