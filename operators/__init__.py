@@ -21,16 +21,20 @@ from models.corpus import parse as parse_corpus
 from models.params import key_params, read_params
 from models.refusal import Refused
 from models.variant import Step, Variant, parse as parse_grammar
-from operators import drop_layers, gptq, low_rank, magnitude, round_to_nearest, share_blocks, slice_gpt, sparsegpt, split_quant, wanda
+from operators import (
+    awq, drop_layers, flap, gptq, hqq, low_rank, magnitude, round_to_nearest, share_blocks, slice_gpt, sparsegpt, split_quant, wanda,
+)
 
 CALIBRATION = "demo/mixed:train:64x128"  # where a recipe names no text
 
 OPERATORS = {
     module.__name__.rpartition(".")[2]: module
-    for module in (drop_layers, share_blocks, magnitude, wanda, sparsegpt, low_rank, slice_gpt, round_to_nearest, gptq, split_quant)
+    for module in (
+        drop_layers, share_blocks, flap, magnitude, wanda, sparsegpt, low_rank, slice_gpt, round_to_nearest, gptq, awq, hqq, split_quant,
+    )
 }
 
-PRUNES, QUANTISES = ("magnitude", "wanda", "sparsegpt"), ("round_to_nearest", "gptq", "split_quant")
+PRUNES, QUANTISES = ("magnitude", "wanda", "sparsegpt"), ("round_to_nearest", "gptq", "awq", "hqq", "split_quant")
 
 
 def parse(text: str) -> Variant:
@@ -78,6 +82,10 @@ def _conflict(earlier: Step, later: Step) -> str | None:
         return "weights on one grid would be rounded a second time; keep one of them, or give them different matrices"
     if first in PRUNES and second in PRUNES:
         return "a second mask on the same matrices only hides the first; give the final sparsity to one of them"
+    if first in (*PRUNES, "flap") and second == "hqq":
+        return "zero is not on its grid, so what was pruned would come back; quantise with another operator"
+    if first in QUANTISES and second == "flap":
+        return "a mean that goes into a bias belongs to the weights before rounding; remove heads and channels first"
     if first in QUANTISES and second == "sparsegpt":
         return "the weights that are left would move off their grid; prune first, or prune with magnitude or wanda"
     return None
