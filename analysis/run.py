@@ -27,13 +27,14 @@ from cache.store import Entry, Store
 from models import checkpoints
 from models.corpus import Corpus, parse as parse_corpus, require_context
 from models.lab import ENGINE, SCHEMA, Lab
+from models.outline import Outline, outline_of
 from models.params import key_params, read_params
 from models.progress import Quiet
+from models.rates import FIRST_GUESS, rates, remember
 from models.refusal import Refused
 from models.variant import Variant
 
 REPO = Path(__file__).resolve().parents[1]
-FIRST_GUESS = 3e10  # FLOPs per second of one slow core, before anything was measured on this machine
 
 
 def home() -> Path:
@@ -61,6 +62,13 @@ class Request:
             "params": {k: list(v) if isinstance(v, tuple) else v for k, v in key_params(self.params).items()},
             "device": self.device,
         }
+
+
+def from_json(spec: dict) -> Request:
+    """A request as `Request.to_json` wrote it, checked again."""
+    module = analysis.load(spec["analysis"])
+    variants = tuple(operators.canonical(Variant.from_json(v)) for v in spec["variants"])
+    return Request(spec["analysis"], variants, corpus_of(module, spec["corpus"]), read_params(module.Params, spec["params"]), spec.get("device", "cpu"))
 
 
 def request(name: str, variants: tuple[str, ...], corpus: str | None, params: dict, device: str = "cpu") -> Request:
@@ -109,6 +117,28 @@ def variant(text: str) -> Variant:
     return operators.parse(text)
 
 
+def require_possible(v: Variant) -> None:
+    """Refused, in the operator's words, where a step cannot be done to this checkpoint; from config and headers alone."""
+    for parent in v.parents:
+        require_possible(parent)
+    if v.steps and not v.parents:
+        foreseen(v)
+
+
+def foreseen(v: Variant) -> Outline:
+    """What a recipe will leave of its checkpoint, and how small; of a merge, of its first parent."""
+    if v.parents:
+        return operators.foreseen(v, foreseen(v.parents[0]))
+    return operators.foreseen(v, _outline(checkpoints.resolve(v.base, home(), v.revision).path, {"float32": 32}.get(v.dtype, 16)))
+
+
+@lru_cache(maxsize=64)
+def _outline(folder: Path, dtype_bits: int) -> Outline:
+    from models import configs, weights
+
+    return outline_of(configs.read(folder).fields, weights.read(folder).tensors, dtype_bits)
+
+
 def keep_recipe(v: Variant) -> str:
     """Store a recipe that has no short form, so that `v/<12 hex>` can be read back; returns the written form."""
     if v.parents:
@@ -132,8 +162,10 @@ def store() -> Store:
 def key(request: Request) -> str:
     """Key of the stored result. Needs the checkpoint's files (hashed once), not the model in memory; Refused where they or
     the text cannot be read, or the sequences are longer than the context."""
-    for v in request.variants if request.corpus else ():
-        _require_context(v, request.corpus)
+    for v in request.variants:
+        require_possible(v)
+        if request.corpus:
+            _require_context(v, request.corpus)
     bench = lab(home())
     module = analysis.load(request.analysis)
     return fingerprint(
@@ -148,9 +180,7 @@ _alone = threading.Lock()  # hooks live on the shared model: two threads on one 
 def execute(spec: dict, progress=None) -> str:
     """Compute one request (plain JSON, as `Request.to_json`) unless it is stored; returns its key. Called by workers and the
     shell, one computation at a time in a process."""
-    module = analysis.load(spec["analysis"])
-    variants = tuple(operators.canonical(Variant.from_json(v)) for v in spec["variants"])
-    ask = Request(spec["analysis"], variants, corpus_of(module, spec["corpus"]), read_params(module.Params, spec["params"]), spec.get("device", "cpu"))
+    module, ask = analysis.load(spec["analysis"]), from_json(spec)
     bench = lab(home(), ask.device)
     entry_key = key(ask)
     progress = progress or Quiet()
@@ -181,7 +211,7 @@ def _compute(module, ask: Request, bench: Lab, entry_key: str, progress) -> None
         "plain": plain,
     }
     bench.store.put(entry_key, arrays=arrays, tables=tables, record=record, replace=True)
-    _remember_rate(ask.analysis, flops / max(seconds - loading, 1e-3))
+    remember(home(), ask.analysis, flops / max(seconds - loading, 1e-3))
 
 
 def _read(captures: tuple, ask: Request, result) -> tuple[int, int]:
@@ -224,28 +254,30 @@ class Estimate:
 
 
 def estimate(request: Request) -> Estimate:
-    """Time and memory before a run, from FLOPs and the rate this machine reached last time on the same analysis."""
+    """Time and memory before a run, from FLOPs and the rate this machine reached last time on the same analysis, and the time that
+    making the variants will take."""
     module = analysis.load(request.analysis)
     length = request.corpus.length if request.corpus else 128
     flops = _flops(module, request, request.corpus.n_sequences * length if request.corpus else 0)
-    rates = _rates()
-    rate = rates.get(request.analysis) or FIRST_GUESS
+    known = rates(home())
+    rate = known.get(request.analysis) or FIRST_GUESS
     bytes_held = sum(4.0 * s.n_parameters + 8 * length * (4.0 * s.d_mlp + 2.0 * s.vocab) * 4 for s in map(shape, request.variants))
-    return Estimate(flops / rate + 0.3, bytes_held, request.analysis in rates)
+    made = [seconds_to_make(v) for v in request.variants]
+    return Estimate(flops / rate + 0.3 + sum(seconds for seconds, _ in made), bytes_held, request.analysis in known and all(sure for _, sure in made))
 
 
-def _rates() -> dict:
-    file = home() / "rates.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
-
-
-def _remember_rate(name: str, rate: float) -> None:
-    rates = _rates()
-    rates[name] = 0.5 * rates.get(name, rate) + 0.5 * rate
-    file = home() / "rates.json"
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(rates))
-    temporary.replace(file)
+def seconds_to_make(v: Variant) -> tuple[float, bool]:
+    """(seconds, whether measured) that deciding the steps of a recipe will take; those in the store take none."""
+    bench, known = lab(home()), rates(home())
+    seconds, measured = 0.0, True
+    while v.steps:
+        if not bench.planned(v):
+            n_parameters = shape(v).n_parameters
+            rate = known.get(f"operator {v.steps[-1].operator}")
+            seconds += bench.work(v, n_parameters) / (rate or FIRST_GUESS)
+            measured &= rate is not None
+        v = v.parents[0] if v.parents and len(v.steps) == 1 else v.parent
+    return seconds, measured
 
 
 def command(request: Request, against: Request | None = None) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from metrics.stored_bits import dtype_bits
 from models.loaded import Model
+from models.outline import Outline
 
 
 def model_bits(model: Model) -> float:
@@ -14,12 +17,19 @@ def model_bits(model: Model) -> float:
     return float(whole + sum(bits for name, bits in model.bits.items() if name not in own))
 
 
+def foreseen_bits(outline: Outline) -> float:
+    """The same of a model that has not been made yet."""
+    whole = sum(outline.bits[name] if name in outline.bits else 0.0 if removed(outline, name) else prod(size) * outline.dense
+                for name, size in outline.sizes.items())
+    return float(whole + sum(bits for name, bits in outline.bits.items() if name not in outline.sizes))
+
+
 def n_weights(model: Model) -> int:
     """Parameters as they are in memory, tied ones once."""
     return sum(p.numel() for p in model.module.parameters())
 
 
-def removed(model: Model, name: str) -> bool:
+def removed(model: Model | Outline, name: str) -> bool:
     """Whether a parameter belongs to a masked sublayer, or to a block that is gone with its norms."""
     start = f"{model.layout.blocks}."
     if not name.startswith(start):

@@ -71,13 +71,18 @@ def unpack(packed: torch.Tensor, n_in: int) -> torch.Tensor:
 
 
 def mask_bits(kept: torch.Tensor, value_bits: float, pattern: str) -> float:
-    """Bits that a masked matrix takes: the kept values, and a bitmap or, for N:M, the positions within each group.
+    """Bits that a masked matrix takes; see `pattern_bits`."""
+    return pattern_bits(float(kept.sum()), kept.numel(), value_bits, pattern)
+
+
+def pattern_bits(kept: float, size: int, value_bits: float, pattern: str) -> float:
+    """Bits of `size` weights of which `kept` stay: the kept values, and a bitmap or, for N:M, the positions within each group.
 
     2:4 in the format of sparse tensor cores is two 2-bit positions per group; 4:8 is coded as one of 70 patterns, 7 bits.
     """
     groups = n_m(pattern)
     if groups is None:
-        return float(kept.sum()) * value_bits + kept.numel()
+        return kept * value_bits + size
     n, m = groups
     position_bits = {(2, 4): 4, (4, 8): 7}[groups]
-    return kept.numel() / m * (n * value_bits + position_bits)
+    return size / m * (n * value_bits + position_bits)

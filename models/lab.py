@@ -26,11 +26,13 @@ from models.layout import layout_for
 from models.loaded import Model
 from models.params import key_params, read_params
 from models.progress import Quiet
+from models.rates import remember
 from models.refusal import Refused
 from models.shape import shape_of
 from models.variant import Step, Variant
 
 ENGINE = code_identity(capture_module)  # how text becomes tokens and activations statistics; captures reach their users as values, so no import shows it
+WEIGHTWISE = 1_000  # operations on a weight alone are counted like so many tokens
 SCHEMA = 1  # of stored plans and results; bump when their meaning changes without a change of code
 
 
@@ -100,7 +102,7 @@ class Lab:
         """The last step's Plan: from the store, or decided now and stored. A merge's first step decides over all parents."""
         step = variant.steps[-1]
         operator = self.operators[step.operator]
-        key = fingerprint("plan", ENGINE, kernels.VERSION, self.identity(variant))
+        key = self._plan_key(variant)
         progress = (progress or Quiet()).part(key)
         with self.store.lock(key, waiting=lambda: progress.step(0, 0, "another run decides this recipe")):
             entry = self.store.get(key)
@@ -113,11 +115,27 @@ class Lab:
                 torch.manual_seed(step.seed)
                 began = time.perf_counter()
                 plan = operator.decide(given, self.params(step), calibration, progress)
+                seconds = time.perf_counter() - began
                 record = {"kind": "plan", "operator": step.operator, "variant": variant.to_json(), "written": variant.written,
-                          "seconds": time.perf_counter() - began, "device": self.device}
+                          "seconds": seconds, "device": self.device}
                 self._put(key, plan, record)
+                remember(self.home, f"operator {step.operator}", self.work(variant, n_parameters(self.model(subject).module)) / max(seconds, 1e-3))
                 return plan
         return decode(operator.Plan, entry)
+
+    def planned(self, variant: Variant) -> bool:
+        """Whether the last step's Plan is in the store."""
+        return self.store.get(self._plan_key(variant)) is not None
+
+    def _plan_key(self, variant: Variant) -> str:
+        return fingerprint("plan", ENGINE, kernels.VERSION, self.identity(variant))
+
+    def work(self, variant: Variant, n_parameters: int) -> float:
+        """A rough count of operations of the last step's decision, for estimates: each weight on its own, and on each token of a
+        calibration text."""
+        on = variant.steps[-1].on
+        corpus = parse_corpus(on) if on else None
+        return 2.0 * n_parameters * (WEIGHTWISE + (corpus.n_sequences * corpus.length if corpus else 0))
 
     def kept(self, name: str, capture: Capture, parameters: dict, make, plan_class, progress=None):
         """An analysis's trained artefact, keyed by its maker's code, variant, corpus, name and parameters."""
@@ -144,6 +162,10 @@ class Lab:
         while len(self._models) > 1 and _bytes_held(self._models.values()) > self.memory_bytes:
             oldest = next(v for v in self._models if v != keep)
             del self._models[oldest]
+
+
+def n_parameters(module) -> int:
+    return sum(p.numel() for p in module.parameters())
 
 
 def _seeded(corpus: Corpus, seed: int) -> Corpus:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from models.layout import Heads, Site, heads
+from models.layout import Heads, Layout, Site, heads
 from models.loaded import Model
 from models.refusal import NotApplicable
 
@@ -47,16 +47,29 @@ class Shape:
         return found
 
 
+def site_of(layout: Layout, layer: int, name: str) -> tuple[str, Site]:
+    """(kind, what it reads) of a block matrix."""
+    inputs = {layout.attn_output: "z", layout.mlp_output: "mlp_post", layout.mlp_input: "mlp_in", layout.mlp_gated: "mlp_in"}
+    return "attn" if name in (*layout.attn_inputs, layout.attn_output) else "mlp", Site(layer, inputs.get(name, "attn_in"))
+
+
 def shape_of(model: Model) -> Shape:
     layout = model.layout
-    inputs = {layout.attn_output: "z", layout.mlp_output: "mlp_post", layout.mlp_input: "mlp_in", layout.mlp_gated: "mlp_in"}
     found = []
     for layer, name, weight in model.matrices():
-        kind = "attn" if name in (*layout.attn_inputs, layout.attn_output) else "mlp"
+        kind, site = site_of(layout, layer, name)
         if (layer, kind) not in model.removed:
-            found.append(Matrix(layer, name, kind, *weight.shape, Site(layer, inputs.get(name, "attn_in"))))
+            found.append(Matrix(layer, name, kind, *weight.shape, site))
     norm = type(model.blocks[0].get_submodule(layout.attn_norm)).__name__
     return Shape(layout.family, model.config.hidden_size, model.n_layers, model.layers, heads(model.config), norm, tuple(found))
+
+
+FUSED = ("attn.c_attn", "attention.query_key_value")  # Q, K and V in one matrix
+
+
+def part_rows(matrix: Matrix) -> tuple[int, ...]:
+    """How many rows each part of a matrix has: three where Q, K and V are fused."""
+    return (matrix.n_out // 3,) * 3 if matrix.name in FUSED else (matrix.n_out,)
 
 
 def row_parts(shape: Shape, matrix: Matrix) -> dict[str, torch.Tensor]:

@@ -7,17 +7,26 @@ An operator is one module with
     Plan                                   frozen dataclass of tensors, arrays, scalars: what was decided, as stored
     NEUTRAL                                (params, tolerance) that leave the logits unchanged, or None
     calibrated(params) -> bool             whether decide looks at text
-    check(params, shape) -> None           refuses in words, before any computation
+    check(params, shape) -> None           refuses in words, before any computation; the page asks it before anything is loaded
     decide(model, params, calibration, progress) -> Plan    expensive; calibration is a Capture of the parent, or None
     apply(model, plan) -> None             mechanical; replays at every load on a private copy
     storage(model, plan) -> Storage        honest bits, and whether it is faster or only smaller
+
+and, where it can,
+
+    foresee(params, outline) -> Outline    what it will leave and store, from shapes alone: the size before it is made (models.outline)
+    physical(model, plan) -> Module        the really smaller module with the same logits; `model` is the parent of the step
+    SWEEP                                  written parameters worth comparing on the frontier, such as ("bits=4", "bits=3")
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from metrics.calibration import FEWEST
+from models.corpus import Corpus, require_context
 from models.corpus import parse as parse_corpus
+from models.outline import Outline
 from models.params import key_params, read_params
 from models.refusal import Refused
 from models.variant import Step, Variant, parse as parse_grammar
@@ -46,6 +55,26 @@ def canonical(variant: Variant) -> Variant:
     steps = tuple(_checked(step) for step in variant.steps)
     refuse_order(steps)
     return replace(variant, steps=steps, parents=tuple(canonical(p) for p in variant.parents))
+
+
+def foreseen(variant: Variant, outline: Outline) -> Outline:
+    """What the recipe will leave of a checkpoint; Refused where a step cannot be done. Nothing is loaded for it."""
+    for step in variant.steps:
+        operator = OPERATORS[step.operator]
+        params = read_params(operator.Params, dict(step.params))
+        operator.check(params, outline.shape)
+        if step.on:
+            _require_text(parse_corpus(step.on), outline.context, variant.base)
+        outline = operator.foresee(params, outline) if hasattr(operator, "foresee") else replace(outline, known=False)
+    return outline
+
+
+def _require_text(corpus: Corpus, context: int | None, model: str) -> None:
+    """Refuses a calibration text that is too short by its own description, or longer than the model can read."""
+    require_context(corpus, context, model)
+    if corpus.n_sequences * corpus.length < FEWEST:
+        raise Refused(f"The calibration text {corpus.written} has at most {corpus.n_sequences * corpus.length} tokens; expected at least {FEWEST}. "
+                      "Take more or longer sequences.")
 
 
 def refuse_order(steps: tuple[Step, ...]) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from metrics.grid import grid_bits
+from metrics.sparsity import n_m, pattern_bits
+from models.outline import Outline
 from models.refusal import Refused
 from models.shape import Matrix
 
@@ -33,6 +36,21 @@ def sparse_storage(bits: float, weights: int, pattern: str) -> Storage:
     if pattern == "4:8":
         return Storage(bits, weights, False, "4 of 8 values and a 7-bit pattern; only smaller, no common hardware runs it faster")
     return Storage(bits, weights, False, "kept values and a bitmap of 1 bit a weight; only smaller, dense kernels run it at the old speed")
+
+
+def foresee_mask(outline: Outline, matrices: tuple[Matrix, ...], sparsity: float, pattern: str) -> Outline:
+    """What pruning at this share will store, whatever the ranking."""
+    groups = n_m(pattern)
+    share = sparsity if groups is None else 1 - groups[0] / groups[1]
+    sizes = {m: m.n_out * m.n_in for m in matrices}
+    bits = {m: pattern_bits(size * (1 - share), size, outline.value_bits(m), pattern) for m, size in sizes.items()}
+    return outline.storing(bits, dict.fromkeys(matrices, share))
+
+
+def foresee_grid(outline: Outline, matrices: tuple[Matrix, ...], bits: float, group: int, symmetric: bool, scale_bits: int) -> Outline:
+    """What rounding to this grid will store."""
+    dense = {m: grid_bits(m.n_out, m.n_in, bits, group, symmetric, scale_bits) for m in matrices}
+    return outline.storing({m: outline.quantised(m, d, bits) for m, d in dense.items()})
 
 
 def require_whole_groups(matrices: tuple[Matrix, ...], pattern: str) -> None:

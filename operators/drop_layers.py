@@ -25,6 +25,7 @@ from metrics.redundancy import best_spans
 from metrics.removal import KINDS, batch_size, sweep, units
 from metrics.similarity import similarities
 from models.loaded import Model
+from models.outline import Outline
 from models.params import param
 from models.refusal import Refused
 from models.shape import Shape
@@ -48,6 +49,7 @@ RANKED = {  # what a ranking ranks
     "attention": ("attn",), "mlp": ("mlp",), "joint": ("attn", "mlp"), "measured_kl_joint": ("attn", "mlp"),
 }
 NEUTRAL = (Params(), 0.0)
+SWEEP = ("rank=measured_kl,count=1", "rank=measured_kl,count=2", "rank=measured_kl_joint,count=2")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +79,18 @@ def check(params: Params, shape: Shape) -> None:
     if params.count > most:
         what = "block" if kinds == ("block",) else " and ".join({"attn": "attention", "mlp": "MLP"}[k] for k in kinds) + " sublayer"
         raise Refused(f"count={params.count} is too many: this model has {n} {what}{'s' * (n != 1)} left, and at most {most} can go.")
+
+
+def foresee(params: Params, outline: Outline) -> Outline:
+    """Exact where the indices are given; a ranking removes as many, here the last ones."""
+    if params.rank == "given":
+        return outline.without(frozenset(_sublayers(params)))
+    kinds, layers = RANKED[params.rank], outline.shape.layers
+    if kinds == ("block",):
+        chosen = [layers[i] for i in (*range(len(layers) - 2, -1, -1), len(layers) - 1)][: params.count]
+        return outline.without(frozenset((i, kind) for i in chosen for kind in ("attn", "mlp")), sure=params.rank == "last")
+    left = sorted({(m.layer, m.kind) for m in outline.shape.matrices if m.kind in kinds}, reverse=True)
+    return outline.without(frozenset(left[: params.count]), sure=len(kinds) == 1)
 
 
 def _check_given(params: Params, shape: Shape) -> None:

@@ -22,9 +22,10 @@ from metrics.grid import Grid, dequantised, grid_bits, grid_of, grouped
 from metrics.solvers import BLOCK, Compensated, InverseFactor, compensate, inverse_factor
 from metrics.stored_bits import known_bits, note_bits, quantised_bits, split_key, total_bits
 from models.loaded import Model
+from models.outline import Outline
 from models.params import param
 from models.shape import Shape, shape_of
-from operators.contract import Storage, quantised_storage, require_group_size
+from operators.contract import Storage, foresee_grid, quantised_storage, require_group_size
 
 TITLE = "GPTQ"
 
@@ -42,6 +43,7 @@ class Params:
 
 
 NEUTRAL = None  # weights on the grid already are the identity
+SWEEP = ("bits=8", "bits=4", "bits=3", "bits=2")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +62,10 @@ def calibrated(params: Params) -> bool:
 
 def check(params: Params, shape: Shape) -> None:
     require_group_size(shape.chosen(params.which), params.group)
+
+
+def foresee(params: Params, outline: Outline) -> Outline:
+    return foresee_grid(outline, outline.shape.chosen(params.which), params.bits, params.group, params.symmetric, params.scale_bits)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,9 +22,10 @@ from metrics.calibration import Channels, solve_matrices
 from metrics.solvers import output_subspace
 from metrics.stored_bits import dtype_bits, note_bits, split_key, total_bits
 from models.loaded import Model
+from models.outline import Outline
 from models.params import param
 from models.refusal import Refused
-from models.shape import Matrix, Shape, row_parts, shape_of
+from models.shape import Matrix, Shape, part_rows, row_parts, shape_of
 from operators.contract import Storage
 
 TITLE = "Low rank"
@@ -43,6 +44,7 @@ class Params:
 
 
 NEUTRAL = (Params(keep=1.0), 0.0)
+SWEEP = ("keep=0.8", "keep=0.6", "keep=0.4")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,7 @@ def calibrated(params: Params) -> bool:
 
 
 def check(params: Params, shape: Shape) -> None:
-    parts = [(m, len(rows)) for m in shape.chosen(params.which) for rows in row_parts(shape, m).values()]
+    parts = [(m, n) for m in shape.chosen(params.which) for n in part_rows(m)]
     if params.allocation == "uniform":
         for m, n_out in parts:
             if params.keep < 1 and uniform_rank(params.keep, n_out, m.n_in) < 1:
@@ -68,6 +70,16 @@ def check(params: Params, shape: Shape) -> None:
     whole, least = sum(n * m.n_in for m, n in parts), sum(n + m.n_in for m, n in parts)
     if params.keep * whole < least:
         raise Refused(f"keep = {params.keep} is below what rank 1 everywhere takes; the least is {least / whole:.3f}.")
+
+
+def foresee(params: Params, outline: Outline) -> Outline:
+    """WeLore's threshold stays within the budget, by less than one rank of one matrix."""
+    chosen = outline.shape.chosen(params.which)
+    if params.keep >= 1 or params.allocation == "welore":
+        stored = {m: params.keep * m.n_out * m.n_in for m in chosen}
+    else:
+        stored = {m: sum(uniform_rank(params.keep, n, m.n_in) * (n + m.n_in) for n in part_rows(m)) for m in chosen}
+    return outline.storing({m: n * outline.dense for m, n in stored.items()})
 
 
 def uniform_rank(keep: float, n_out: int, n_in: int) -> int:

@@ -18,9 +18,10 @@ import torch
 from metrics.grid import dequantised, grid_bits, grid_of, grouped
 from metrics.stored_bits import note_bits, quantised_bits, split_key, total_bits
 from models.loaded import Model
+from models.outline import Outline
 from models.params import param
 from models.shape import Shape, shape_of
-from operators.contract import Storage, quantised_storage, require_group_size
+from operators.contract import Storage, foresee_grid, quantised_storage, require_group_size
 
 TITLE = "Round to nearest"
 
@@ -35,6 +36,7 @@ class Params:
 
 
 NEUTRAL = None  # rounding always moves weights that are not on the grid; on it, it is the identity
+SWEEP = ("bits=8", "bits=4", "bits=3", "bits=2")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +53,10 @@ def calibrated(params: Params) -> bool:
 
 def check(params: Params, shape: Shape) -> None:
     require_group_size(shape.chosen(params.which), params.group)
+
+
+def foresee(params: Params, outline: Outline) -> Outline:
+    return foresee_grid(outline, outline.shape.chosen(params.which), params.bits, params.group, params.symmetric, params.scale_bits)
 
 
 def decide(model: Model, params: Params, calibration, progress) -> Plan:

@@ -11,7 +11,7 @@ Not for speed. Source: Liu et al., “FoldGPT”, arXiv 2407.00928 (sharing and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -20,6 +20,7 @@ from metrics.calibration import require_text
 from metrics.gates import gate_importance
 from metrics.stored_bits import dtype_bits, known_bits, parameter_name
 from models.loaded import Model
+from models.outline import Outline
 from models.params import param
 from models.refusal import Refused
 from models.shape import Shape, shape_of
@@ -38,6 +39,7 @@ class Params:
 
 
 NEUTRAL = (Params(group=1), 0.0)
+SWEEP = ("group=2", "group=3")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +65,23 @@ def check(params: Params, shape: Shape) -> None:
         raise Refused(f"Block {min(partly)} has lost its attention or its MLP, so it cannot share a whole block's matrices; name the blocks to share.")
 
 
+def foresee(params: Params, outline: Outline) -> Outline:
+    """Which blocks go is decided by the gates; as many, here the last ones."""
+    layers = outline.shape.layers
+    outline = outline.without(frozenset((i, kind) for i in layers[len(layers) - params.remove :] for kind in ("attn", "mlp")), sure=params.remove == 0)
+    wanted = [i for i in outline.shape.layers if not params.blocks or i in params.blocks]
+    copies = {i for run in runs_of(wanted, params.group) for i in run if i != owner(run, params)}
+    free = [outline.name(m).removesuffix("weight") + kind for m in outline.shape.matrices if m.layer in copies for kind in ("weight", "bias")]
+    return replace(outline, bits={**outline.bits, **dict.fromkeys(free, 0.0)})
+
+
 def runs_of(blocks: list[int], group: int) -> list[list[int]]:
     return [blocks[i : i + group] for i in range(0, len(blocks), group)]
+
+
+def owner(run: list[int], params: Params) -> int:
+    """The block whose matrices a run keeps."""
+    return run[(len(run) - 1) // 2] if params.representative == "centre" else run[0]
 
 
 def decide(model: Model, params: Params, calibration, progress) -> Plan:
@@ -77,7 +94,7 @@ def decide(model: Model, params: Params, calibration, progress) -> Plan:
     wanted = [i for i in model.layers if i not in removed and (not params.blocks or i in params.blocks)]
     pairs, mean = [], {}
     for run in runs_of(wanted, params.group):
-        chosen = run[(len(run) - 1) // 2] if params.representative == "centre" else run[0]
+        chosen = owner(run, params)
         pairs += [(i, chosen) for i in run]
         if params.representative == "mean" and len(run) > 1:
             for name in model.layout.matrices():

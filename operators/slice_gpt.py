@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -28,6 +28,7 @@ from metrics.solvers import principal_axes
 from metrics.stored_bits import dtype_bits, parameter_name
 from models.layout import Layout, Site
 from models.loaded import Model
+from models.outline import Outline
 from models.params import param
 from models.refusal import NotApplicable, Refused
 from models.shape import Shape, shape_of
@@ -44,6 +45,7 @@ class Params:
 
 
 NEUTRAL = (Params(slice=0.0), 0.0)
+SWEEP = ("slice=0.1", "slice=0.2", "slice=0.3")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,19 @@ def check(params: Params, shape: Shape) -> None:
     width = kept_width(params, shape)
     if width < 1:
         raise Refused(f"A slice of {params.slice} leaves nothing of a stream of {shape.width} channels in steps of {math.lcm(8, shape.heads.n_heads)}.")
+
+
+def foresee(params: Params, outline: Outline) -> Outline:
+    kept, width = kept_width(params, outline.shape), outline.shape.width
+    if kept == width:
+        return outline
+    sizes = {outline.name(m): kept * (m.n_in if m.site.name in ("z", "mlp_post") else m.n_out) for m in outline.shape.matrices}
+    layout = outline.layout
+    for name, size in outline.sizes.items():
+        if not name.startswith(f"{layout.blocks}.") and len(size) == 2 and size[1] == width:
+            sizes[name] = kept * size[0]
+    sizes.setdefault(f"{layout.unembed}.weight", sizes[f"{layout.embed}.weight"])  # a tied head is untied
+    return replace(outline, bits={**outline.bits, **{name: float(n * outline.dense) for name, n in sizes.items()}})
 
 
 class _StreamGram:

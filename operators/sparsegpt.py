@@ -22,9 +22,10 @@ from metrics.solvers import BLOCK, Compensated, InverseFactor, compensate, inver
 from metrics.sparsity import keep_in_all, keep_n_of_m, mask_bits, n_m
 from metrics.stored_bits import note_bits, split_key, total_bits, value_bits
 from models.loaded import Model
+from models.outline import Outline
 from models.params import param
 from models.shape import Shape, shape_of
-from operators.contract import Storage, require_whole_groups, sparse_storage
+from operators.contract import Storage, foresee_mask, require_whole_groups, sparse_storage
 
 TITLE = "SparseGPT"
 
@@ -39,6 +40,7 @@ class Params:
 
 
 NEUTRAL = (Params(sparsity=0.0), 0.0)
+SWEEP = ("sparsity=0.3", "sparsity=0.5", "sparsity=0.7", "pattern=2:4")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,10 @@ def calibrated(params: Params) -> bool:
 
 def check(params: Params, shape: Shape) -> None:
     require_whole_groups(shape.chosen(params.which), params.pattern)
+
+
+def foresee(params: Params, outline: Outline) -> Outline:
+    return foresee_mask(outline, outline.shape.chosen(params.which), params.sparsity, params.pattern)
 
 
 def prune(weight: torch.Tensor, factor: InverseFactor, sparsity: float, pattern: str) -> Compensated:

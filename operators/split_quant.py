@@ -21,6 +21,7 @@ import torch
 from metrics.grid import grid_of
 from metrics.stored_bits import note_bits, quantised_bits, split_key, total_bits
 from models.loaded import Model
+from models.outline import Outline
 from models.params import param
 from models.shape import Shape, shape_of
 from operators.contract import Storage, quantised_storage
@@ -36,6 +37,7 @@ class Params:
 
 
 NEUTRAL = None  # rounding always moves weights that are not on the grid; on it, it is the identity
+SWEEP = ("bits=4", "bits=3")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +55,12 @@ def calibrated(params: Params) -> bool:
 
 def check(params: Params, shape: Shape) -> None:
     shape.chosen(params.which)
+
+
+def foresee(params: Params, outline: Outline) -> Outline:
+    per_code = params.bits + CLUSTER_BITS
+    dense = {m: m.n_out * m.n_in * per_code + 3 * (16 + params.bits) for m in outline.shape.chosen(params.which)}
+    return outline.storing({m: outline.quantised(m, d, per_code) for m, d in dense.items()})
 
 
 def clusters(weight: torch.Tensor) -> torch.Tensor:

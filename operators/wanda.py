@@ -21,9 +21,10 @@ from metrics.calibration import solve_matrices
 from metrics.sparsity import keep_by, mask_bits, pack, unpack
 from metrics.stored_bits import note_bits, split_key, total_bits, value_bits
 from models.loaded import Model
+from models.outline import Outline
 from models.params import param
 from models.shape import Shape, shape_of
-from operators.contract import Storage, require_whole_groups, sparse_storage
+from operators.contract import Storage, foresee_mask, require_whole_groups, sparse_storage
 
 TITLE = "Wanda"
 
@@ -37,6 +38,7 @@ class Params:
 
 
 NEUTRAL = (Params(sparsity=0.0), 0.0)
+SWEEP = ("sparsity=0.3", "sparsity=0.5", "sparsity=0.7", "pattern=2:4")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +54,10 @@ def calibrated(params: Params) -> bool:
 
 def check(params: Params, shape: Shape) -> None:
     require_whole_groups(shape.chosen(params.which), params.pattern)
+
+
+def foresee(params: Params, outline: Outline) -> Outline:
+    return foresee_mask(outline, outline.shape.chosen(params.which), params.sparsity, params.pattern)
 
 
 def scores(weight: torch.Tensor, square_sum: torch.Tensor) -> torch.Tensor:
