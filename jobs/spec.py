@@ -10,7 +10,7 @@ from cache.fingerprint import fingerprint
 
 QUICK = 10.0  # seconds: an estimate under this goes to the quick lane
 LANES = ("quick", "batch")
-BESIDE = frozenset({"estimate", "lane"})  # how to run it, not what it is
+BESIDE = frozenset({"estimate", "lane", "link"})  # how to run it and where it is shown, not what it is
 
 
 def home() -> Path:
@@ -26,7 +26,7 @@ def canonical(spec: dict) -> str:
 
 
 def job_id(spec: dict) -> str:
-    """32 hex digits of the spec without `estimate` and `lane`."""
+    """32 hex digits of the spec without what stands beside it."""
     asked = json.loads(canonical(spec))
     return fingerprint("job", {name: value for name, value in asked.items() if name not in BESIDE})[:32]
 

@@ -15,6 +15,7 @@ from models.variant import Variant, write_value
 from pages.shared.wording import duration
 
 ASKED = ("queued", "running")
+PAGES = ("compression", "compression_report")  # pages that ask for jobs of their own
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Standing:
             return self.job.message or "waiting for a worker"
         if self.job.cancel_asked:
             return "cancelling after this step"
-        count = f"{self.job.i:,} of {self.job.n:,}" if self.job.n else ""
+        count = f"{self.job.i:,} of {self.job.n:,}" if self.job.n and self.job.spec["kind"] != "sweep" else ""  # a sweep counts in its message
         return ", ".join(filter(None, [self.job.message or "starting", count, self.left]))
 
     @property
@@ -96,13 +97,15 @@ class Standing:
     @property
     def page(self) -> str | None:
         """The page that shows what it computes."""
-        name = self.job.spec.get("analysis")
-        return name if name in analysis.ANALYSES else None
+        name = self.job.spec.get("analysis") or self.job.spec.get("link", {}).get("page")
+        return name if name in (*analysis.ANALYSES, *PAGES) else None
 
     @property
     def query(self) -> dict[str, str]:
         """The link's values for that page."""
         spec = self.job.spec
+        if "link" in spec:
+            return spec["link"].get("query", {})
         written = [Variant.from_json(v).written for v in spec["variants"]]
         default = analysis.load(spec["analysis"]).Params()
         out = dict(zip(("a", "b"), written)) | ({"more": ";".join(written[2:])} if len(written) > 2 else {}) | ({"corpus": spec["corpus"]} if spec["corpus"] else {})
