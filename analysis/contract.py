@@ -67,7 +67,7 @@ class Figure:
     alt: str
     height: int = 344  # px on screen
     wide: bool = False
-    links: dict[str, str] = field(default_factory=dict)  # clicked x or y label -> query string of the page to open
+    links: dict[str, str] = field(default_factory=dict)  # clicked x or y label, or first custom datum -> page?query to open
 
 
 @dataclass(frozen=True)

@@ -56,11 +56,17 @@ def _plot(figure: Figure, plot) -> None:
         return
     event = st.plotly_chart(plot, theme=None, key=f"plot_{figure.name}", alt=figure.alt, config=CONFIG, on_select="rerun", selection_mode="points")
     for point in event.selection.points[:1]:
-        for axis in ("y", "x"):
-            target = figure.links.get(str(point.get(axis)))
+        for label in (point.get("y"), point.get("x"), _own(point.get("customdata"))):
+            target = figure.links.get(str(label))
             if target is not None:
                 page, _, query = target.partition("?")
                 st.switch_page(f"{page}.py", query_params=dict(pair.split("=", 1) for pair in query.split("&") if pair))
+
+
+def _own(customdata) -> str | None:
+    """What a point says it is: the first of its custom data, which comes as a list or as a table of positions."""
+    values = customdata.values() if isinstance(customdata, dict) else customdata or ()
+    return next(iter(values), None) if not isinstance(values, str) else values
 
 
 def _foot(figure: Figure, view: str, method: str, stem: str) -> None:

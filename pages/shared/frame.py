@@ -27,9 +27,9 @@ def page(name: str, below: Callable[[View, Drawn | None], None] | None = None) -
     """Draw the page of one analysis. `below(view, drawn)` draws what figure cards cannot carry, under them; `drawn` is None
     while there is no result of this view."""
     module = analysis.load(name)
-    _carry(name)
+    carry(name)
     view = views.read(module, st.query_params.to_dict(), subject.devices())
-    st.session_state[CARRIED] = (name, {k: v for k, v in st.query_params.to_dict().items() if k in views.SUBJECT})
+    remember(name, st.query_params.to_dict())
     subject.draw(module, view)
     st.title(module.QUESTION, anchor=False)
     _body(name, module, view, below)
@@ -38,15 +38,15 @@ def page(name: str, below: Callable[[View, Drawn | None], None] | None = None) -
 
 def _body(name: str, module: ModuleType, view: View, below: Callable | None) -> None:
     if view.refused:
-        _chips(module, view, [])
+        chips(module, view, [])
         states.notices(view.notices)
-        _refused_subject(view)
+        refused_subject(view)
         return
     try:
         requests = views.requests(name, view)
         entries = [run.store().get(run.key(r)) for r in requests]
     except Refused as error:
-        _chips(module, view, [])
+        chips(module, view, [])
         states.notices(view.notices)
         _cannot(module, view, error)
         return
@@ -63,7 +63,7 @@ def _page(name: str, module: ModuleType, view: View, requests: tuple, entries: l
         if page_now is None and run_bar.starts_by_itself(requests):
             for request in requests:
                 queue.submit(request)
-    _chips(module, view, [e for e in entries if e is not None])
+    chips(module, view, [e for e in entries if e is not None])
     states.notices(view.notices)
     if complete and page_now.refused:
         states.error_card(f"{module.TITLE} does not apply here", page_now.refused, "not_applicable", tag="not applicable")
@@ -86,11 +86,16 @@ def _page(name: str, module: ModuleType, view: View, requests: tuple, entries: l
         provenance.draw(view, requests, page_now)
 
 
-def _carry(name: str) -> None:
+def carry(name: str) -> None:
     """Coming from another page with a bare link, the subject goes along; a bare link opened afresh is the default view."""
     previous, carried = st.session_state.get(CARRIED, (name, {}))
     if previous != name and not st.query_params.to_dict():
         st.query_params.update(carried)
+
+
+def remember(name: str, query: dict[str, str]) -> None:
+    """What goes along to the next page."""
+    st.session_state[CARRIED] = (name, {k: v for k, v in query.items() if k in views.SUBJECT})
 
 
 def _last_shown(name: str) -> tuple[View | None, Drawn | None]:
@@ -108,7 +113,7 @@ def _last_shown(name: str) -> tuple[View | None, Drawn | None]:
     return shown, drawn.draw(requests, entries)
 
 
-def _chips(module: ModuleType, view: View, entries: list) -> None:
+def chips(module: ModuleType, view: View, entries: list) -> None:
     with st.container(horizontal=True, gap="xsmall", key="chips"):
         for label, text in subjects(module, view):
             st.badge(f"**{label}** {plain(text)}", color={"A": "blue", "B": "orange"}.get(label, "gray"))
@@ -211,7 +216,7 @@ def _demo_button(label: str) -> None:
         st.rerun()
 
 
-def _refused_subject(view: View) -> None:
+def refused_subject(view: View) -> None:
     titles = {"a": "A cannot be opened", "b": "B cannot be opened", "more": "One of the further models cannot be opened", "corpus": "This text cannot be read"}
     for name, error in view.refused.items():
         states.error_card(titles[name], error, name, tag="not loaded")

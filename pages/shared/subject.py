@@ -14,7 +14,7 @@ import operators
 from analysis import run
 from demo.world import STRANDS
 from models import corpus as corpora
-from models import shelf
+from models import shelf, variant_shelf
 from models.params import fields_of, key_params, read_params
 from models.refusal import Refused
 from models.variant import Step, write_value
@@ -60,8 +60,9 @@ def _models(module: ModuleType, view: View) -> None:
 
 def _model(label: str, name: str, value: str | None, beside: str | None, view: View) -> None:
     options = [text for text in dict.fromkeys([*_known(view), *([value] if value else [])]) if text != beside]
+    names = _names()
     st.selectbox(
-        label, options, key=controls.seed(f"subject_{name}", value), accept_new_options=True, format_func=lambda text: short_variant(text, beside),
+        label, options, key=controls.seed(f"subject_{name}", value), accept_new_options=True, format_func=lambda text: names.get(text) or short_variant(text, beside),
         placeholder="none" if name == "b" else "a model", on_change=_store_model, args=(name, beside),
         help="Choose one, or type its written form: demo/storyteller-a, owner/name@revision of a hub, shelf/…, each with steps like ~drop_layers:blocks=3. "
              "For B the steps alone are enough." if name == "b" else "Choose one, or type demo/…, shelf/… or owner/name@revision of a hub, with steps if you like.",
@@ -75,13 +76,19 @@ def _known(view: View) -> list[str]:
     for text in (view.a, view.b, *view.more):
         if text and text not in known and text not in remembered:
             remembered.append(text)
-    return [*known, *remembered]
+    return list(dict.fromkeys([*known, *_names(), *remembered]))
+
+
+def _names() -> dict[str, str]:
+    """Written form → name of the variants on the visitor's shelf."""
+    return {run.keep_recipe(kept.variant): kept.name for kept in variant_shelf.listing(run.home(), visitor.owner())}
 
 
 def _more(module: ModuleType, view: View) -> None:
+    names = _names()
     options = [text for text in dict.fromkeys([*_known(view), *view.more]) if text not in (view.a, view.b)]
     st.multiselect(
-        "More models", options, key=controls.seed("subject_more", list(view.more)), accept_new_options=True, format_func=lambda text: short_variant(text, view.a),
+        "More models", options, key=controls.seed("subject_more", list(view.more)), accept_new_options=True, format_func=lambda text: names.get(text) or short_variant(text, view.a),
         placeholder="none", max_selections=module.MODELS[1] - 2, on_change=_store_more, args=(view.a,), help="A third model and further ones, for what needs three or more.",
     )
 
@@ -132,6 +139,7 @@ def _make_variant(view: View) -> None:
             params = key_params(read_params(operator.Params, given))
             subject = operators.parse(view.a)
             made = operators.canonical(subject.then(Step(name, tuple((k, write_value(v)) for k, v in params.items()))))
+            run.require_possible(made)
         except Refused as error:
             st.error(plain(error))
         else:

@@ -1,0 +1,1 @@
+"""The compression lab in its parts: the recipe, what it will cost, the plane of what was tried, the shelf, the way out."""

@@ -1,0 +1,130 @@
+"""Many recipes at once: which operators, at which of their settings, with how many calibration seeds; one job, resumable."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import replace
+from types import ModuleType
+from typing import Literal
+
+import streamlit as st
+
+import operators
+from analysis import run, sweep
+from jobs import client
+from jobs.spec import job_id
+from models.params import fields_of
+from models.refusal import Refused
+from models.variant import Step, Variant, write_value
+from models.variant import parse as grammar
+from pages.lab import link, subject
+from pages.lab.waiting import wait_for
+from pages.shared import controls, queue, states
+from pages.shared.view import View
+from pages.shared.wording import duration, plain
+
+USUAL = ("round_to_nearest", "gptq", "wanda", "sparsegpt", "low_rank", "drop_layers")
+
+
+def settings(operator: ModuleType) -> tuple[str, ...]:
+    """What is worth comparing of an operator: what it names itself, else steps of its first parameter around the default."""
+    if hasattr(operator, "SWEEP"):
+        return operator.SWEEP
+    first, kind = next(((f, kind) for f, kind in fields_of(operator.Params) if f.metadata.get("first")), (None, None))
+    if first is None:
+        return ("",)
+    if typing.get_origin(kind) is Literal:
+        values = typing.get_args(kind)
+    elif kind in (int, float):
+        low, high = first.metadata.get("low"), first.metadata.get("high")
+        inside = lambda v: (low is None or v >= low) and (high is None or v <= high)
+        values = [v for v in dict.fromkeys(kind(first.default * share) for share in (0.5, 1, 1.5)) if inside(v)]
+    else:
+        return ("",)
+    return tuple(f"{first.name}={write_value(v)}" for v in values)
+
+
+def chosen() -> tuple[str, ...]:
+    """The operators that the link names; unknown ones are left out."""
+    return tuple(name for name in st.query_params.get("sweep", "").split(".") if name in operators.OPERATORS)
+
+
+def variants(a: Variant, before: tuple[Step, ...], names: tuple[str, ...], seeds: int) -> tuple[list[Variant], list[str]]:
+    """(what a sweep makes, why some of it cannot be made): every setting of every operator, after the steps `before`."""
+    made, left_out = [], []
+    for name in names:
+        for setting in settings(operators.OPERATORS[name]):
+            step = grammar(f"demo/x~{name}{':' + setting if setting else ''}").steps[0]
+            try:
+                first = link.on_top(a, (*before, step))
+            except Refused as error:
+                left_out.append(f"{name} {setting}: {error}")
+                continue
+            again = range(seeds) if first.steps[-1].on else range(1)
+            made += [replace(first, steps=(*first.steps[:-1], replace(first.steps[-1], seed=first.steps[-1].seed + k))) for k in again]
+    return list(dict.fromkeys(made)), left_out
+
+
+def draw(view: View, a: Variant, recipe: tuple[Step, ...]) -> list[Variant]:
+    """The bar of the sweep; returns its variants, whether measured or not."""
+    names, seeds = chosen(), link.seeds()
+    before = recipe if st.query_params.get("after") == "true" else ()
+    made, left_out = variants(a, before, names, seeds)
+    requests = [subject.request(view, a, v) for v in made]
+    outcomes = sweep.outcomes(requests) if requests else []
+    missing = [r for r, outcome in zip(requests, outcomes) if outcome is None or outcome.state == "failed"]
+    spec = sweep.spec(f"Frontier of {a.label}", requests, {"page": "compression", "query": st.query_params.to_dict()})
+    job = _job(spec) if requests else None
+    with st.container(border=True, key="sweep"):
+        with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
+            _controls(names, seeds, bool(recipe), bool(before))
+            st.space("stretch")
+            if requests and not (job and job.active):
+                _go(spec, requests, missing)
+        if job is not None and job.active:
+            wait_for([job], "sweep", sweep.PARTS)
+        not_made = [*left_out, *(f"{r.variants[1].written}: {o.why}" for r, o in zip(requests, outcomes) if o and o.state != "done")]
+        if not_made:
+            with st.popover(f"{len(not_made)} left out", type="tertiary", icon=":material/block:"):
+                st.markdown("\n".join(f"- {plain(line)}" for line in not_made), width=560)
+    if job is not None and job.failed:
+        states.error_card("The comparison did not finish", job.job.error, "sweep", job.job.details)
+    return made
+
+
+def _job(spec: dict) -> queue.Standing | None:
+    job = client.status(job_id(spec))
+    return None if job is None else queue.Standing(job)
+
+
+def _controls(names: tuple[str, ...], seeds: int, recipe: bool, after: bool) -> None:
+    with st.popover(f"Compare {len(names)} operators" if names else "Compare operators", icon=":material/scatter_plot:", key="sweep_choice"), st.container(width=460):
+        st.caption("Each at the settings that it names itself or, where it names none, around its default.")
+        st.multiselect("Operators", list(operators.OPERATORS), format_func=lambda n: operators.OPERATORS[n].TITLE, key=controls.seed("sweep_operators", list(names)), on_change=_choose)
+        st.button("The usual ones", key="sweep_usual", type="tertiary", on_click=controls.write_link, args=("sweep", ".".join(USUAL)))
+        if recipe:
+            st.toggle("After the recipe above", key=controls.seed("sweep_after", after), on_change=_after, help="Each operator comes as a further step of the recipe being built.")
+    st.selectbox("Seeds", range(1, link.MOST_SEEDS + 1), format_func=lambda n: f"{n} calibration seed{'s' * (n > 1)}", key=controls.seed("sweep_seeds", seeds),
+                 label_visibility="collapsed", width=190, on_change=_seed, help="A recipe that reads text is made once for each, on other text from the same source; the bars show the range.")
+
+
+def _choose() -> None:
+    controls.write_link("sweep", ".".join(st.session_state["sweep_operators"]) or None)
+
+
+def _after() -> None:
+    controls.write_link("after", "true" if st.session_state["sweep_after"] else None)
+
+
+def _seed() -> None:
+    n = st.session_state["sweep_seeds"]
+    controls.write_link("seeds", str(n) if n > 1 else None)
+
+
+def _go(spec: dict, requests: list[run.Request], missing: list[run.Request]) -> None:
+    if not missing:
+        st.badge(f"all {len(requests)} measured", icon=":material/database:", color="green")
+        return
+    seconds = sum(run.estimate(r).seconds for r in missing)
+    st.caption(f"{len(missing)} of {len(requests)} to make, about {duration(seconds)}", width="content")
+    st.button("Compare them", type="primary", icon=":material/play_arrow:", key="sweep_go", on_click=client.submit, args=({**spec, "estimate": seconds, "lane": "batch"},))
