@@ -6,6 +6,7 @@ A site is the input or the output of a real submodule, so capture needs no rewri
     resid_mid   input of the second norm      attn_out  what attention adds      mlp_in    after the second norm
     resid_post  output of the block           mlp_pre   pre-activation (gate)    mlp_up    the other half of a gated MLP
     final       after the last norm           mlp_post  input of the down matrix mlp_out   what the MLP adds
+    mlp_act     the activation itself, for a statistic that computes it (models.fused): mlp_pre goes in, mlp_post comes out
 
 Matrices are always seen as [out, in], whatever the architecture stores (GPT-2's Conv1D is transposed).
 """

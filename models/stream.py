@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 
+from models.fused import activating
 from models.layout import Site, locate
 from models.loaded import Model
 from models.refusal import Refused
@@ -29,7 +30,8 @@ class Request:
     """A statistic at one site, or between two (the order of `sites` is the order of its arguments).
 
     `make` is a ready statistic, or is called with the number of channels of the first site: `Moments`,
-    `lambda n: SignCodes(n, sink=path)`.
+    `lambda n: SignCodes(n, sink=path)`. At the site `mlp_act`, which stands alone in its request, the statistic takes the place
+    of the model's activation function: `models.fused.capture_of(model)`.
     """
 
     make: Callable[[int], object] | object
@@ -52,13 +54,15 @@ def stream(
 ) -> list:
     """The statistic of each request, in the order asked, over all kept tokens of ids [sequence, position].
 
-    keep [sequence, position] bool chooses the tokens that count (None: all); padding stands on the right, where a causal
-    model does not look, so no attention mask is passed. `exclude_first` leaves out position 0 of every sequence.
+    keep [sequence, position] bool chooses the tokens that count (None: all). No attention mask is passed, so padding must stand on
+    the right, where a causal model does not look; what looks like padding on the left is refused. `exclude_first` leaves out position 0 of every sequence.
     Batches are cut by sequence index. One pass, whatever the number of requests; blocks after the last requested site and,
     unless `logits` are asked for, the unembedding are not run.
     """
     if ids.dim() != 2 or len(ids) == 0:
         raise Refused(f"Expected token ids [sequence, position] with at least one sequence, found {list(ids.shape)}.")
+    if keep is not None:
+        _refuse_left_padding(ids, keep)
     counted = torch.ones_like(ids, dtype=torch.bool) if keep is None else keep.clone()
     if exclude_first:
         counted[:, 0] = False
@@ -78,6 +82,17 @@ def stream(
             if progress is not None:
                 progress.step(min(lo + batch, n), n, f"{min(lo + batch, n)} of {n} sequences")
     return gathering.statistics
+
+
+def _refuse_left_padding(ids: torch.Tensor, keep: torch.Tensor) -> None:
+    """Tokens that do not count may stand anywhere; two or more of them at the start, all the same token, are padding that the
+    tokens after them would look at."""
+    leading = ~keep.cummax(1).values
+    alike = ((ids == ids[:, :1]) | ~leading).all(1)
+    padded = (leading.sum(1) >= 2) & alike & keep.any(1)
+    if bool(padded.any()):
+        raise Refused(f"{int(padded.sum())} of {len(ids)} sequences begin with padding: found token {int(ids[padded][0, 0])} repeated and not counted, and no "
+                      "attention mask is passed, so later tokens would look at it. Pad on the right.")
 
 
 def logits(model: Model, ids: torch.Tensor, *, batch: int = 8) -> Iterator[tuple[int, torch.Tensor]]:
@@ -118,9 +133,12 @@ class _Gathering:
 
     @contextmanager
     def attached(self, model: Model) -> Iterator[None]:
-        handles = []
+        handles, fused = [], ExitStack()
         try:
             for site in self.wanted:
+                if site.name == "mlp_act":
+                    fused.enter_context(activating(model, site.layer, self._activator(site)))
+                    continue
                 module, side = locate(model.module, model.layout, site)
                 if side == "input":
                     handles.append(module.register_forward_pre_hook(self._before(site), with_kwargs=True))
@@ -128,8 +146,27 @@ class _Gathering:
                     handles.append(module.register_forward_hook(self._after(site)))
             yield
         finally:
+            fused.close()
             for handle in handles:
                 handle.remove()
+
+    def _activator(self, site: Site):
+        """The one statistic at this site computes the activation; it must not be asked for twice."""
+        first, *others = self.wanted[site]
+        if others or len(self.requests[first].sites) > 1:
+            raise Refused(f"{site.written} is where one statistic computes the activation; ask for it once, and alone in its request.")
+
+        def activate(pre: torch.Tensor, up: torch.Tensor | None) -> torch.Tensor:
+            with torch.inference_mode(False), torch.no_grad():
+                if self.statistics[first] is None:
+                    self.statistics[first] = self.requests[first].make(pre.shape[1])
+                post = self.statistics[first].activate(pre, up, keep=self.mask, start=self.start)
+            self.unseen.discard(site)
+            if not self.unseen:
+                raise _Enough
+            return post
+
+        return activate
 
     def _before(self, site: Site):
         def hook(module, args, kwargs):

@@ -16,7 +16,7 @@ from kernels.hostile import Case
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-STATISTICS = ("moments", "gram", "similarity", "sign_codes", "logprob_compare", "top_k", "sae_pool")
+STATISTICS = ("moments", "gram", "similarity", "sign_codes", "logprob_compare", "top_k", "sae_pool", "mlp_capture")
 CASES = {name: importlib.import_module(f"kernels.{name}.cases") for name in STATISTICS}
 CHECKED = [(name, case) for name in STATISTICS for case in CASES[name].cases()]
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from kernels.gram import Gram
+from kernels.mlp_capture import MlpCapture
 from kernels.moments import Moments
 from kernels.sign_codes import SignCodes
 from kernels.similarity import Similarity
 from kernels.top_k import TopK
+from models.fused import capture_of
 from models.layout import Site, layout_for
 from models.loaded import Model
 from models.refusal import NotApplicable, Refused
@@ -38,6 +40,11 @@ def make(family: str, dtype=torch.float32) -> Model:
 @pytest.fixture(scope="module", params=["gpt2", "llama", "neox"])
 def model(request):
     return make(request.param)
+
+
+@pytest.fixture(params=["gpt2", "llama", "neox"])
+def family_model(request):
+    return lambda dtype: make(request.param, dtype)
 
 
 @pytest.fixture(scope="module")
@@ -300,3 +307,51 @@ def test_the_bridge_gives_the_same_figures(family, text):
         torch.testing.assert_close(moments.m2, expected.m2, rtol=1e-4, atol=1e-6)
     a, b = (cache[f"blocks.1.hook_{name}"][keep].to(torch.float64) for name in ("resid_pre", "resid_post"))
     assert cosine.cosine_mean == pytest.approx(float(torch.cosine_similarity(a, b).mean()), abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_activation_computed_while_looking_changes_nothing(family_model, text, dtype):
+    """Logits, moments of mlp_post and codes of mlp_pre as from the model's own activation."""
+    model = family_model(dtype)
+    ids, keep = text
+    apart = [*(Request(Moments, (Site(i, "mlp_post"),)) for i in range(LAYERS)), *(Request(SignCodes, (Site(i, "mlp_pre"),)) for i in range(LAYERS))]
+    fused = [Request(capture_of(model), (Site(i, "mlp_act"),)) for i in range(LAYERS)]
+    expected, found = stream(model, ids, keep, apart, batch=3), stream(model, ids, keep, fused, batch=3)
+    near = dict(rtol=1e-5, atol=1e-6) if dtype == torch.float32 else dict(rtol=2e-2, atol=2e-3)
+    for capture, moments, codes in zip(found, expected[:LAYERS], expected[LAYERS:]):
+        assert capture.moments.count == moments.count == int(keep.sum())
+        torch.testing.assert_close(capture.moments.mean, moments.mean, **near)
+        torch.testing.assert_close(capture.moments.abs_max, moments.abs_max, **near)
+        if dtype == torch.float32:
+            assert np.array_equal(capture.codes.codes(), codes.codes()) and torch.equal(capture.codes.on_counts, codes.on_counts)
+    (last,) = stream(model, ids, keep, [Request(Moments, (Site(None, "final"),))])
+    _, beside = stream(model, ids, keep, [fused[0], Request(Moments, (Site(None, "final"),))])
+    torch.testing.assert_close(beside.mean, last.mean, **near)
+    assert all("forward" not in vars(block.get_submodule(model.layout.mlp)) for block in model.blocks)
+
+
+def test_the_activation_is_computed_by_one_and_put_back_after_an_error(gpt2, text):
+    ids, keep = text
+    site = (Site(1, "mlp_act"),)
+    with pytest.raises(Refused, match="ask for it once"):
+        stream(gpt2, ids, keep, [Request(capture_of(gpt2), site), Request(capture_of(gpt2), site)])
+
+    class Broken(MlpCapture):
+        def activate(self, *given, **more):
+            raise RuntimeError("broken on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        stream(gpt2, ids, keep, [Request(lambda n: Broken(n, "gelu_tanh"), site)])
+    assert "forward" not in vars(gpt2.blocks[1].mlp)
+
+
+def test_left_padding_is_refused_in_words(gpt2, text):
+    ids, keep = text
+    padded, left = ids.clone(), keep.flip(1)
+    padded[~left] = 3
+    with pytest.raises(Refused, match="2 of 7 sequences begin with padding"):
+        stream(gpt2, padded, left, [Request(Moments, (Site(0, "resid_pre"),))])
+    for chosen in (torch.arange(19) == 18, torch.arange(19) != 5, torch.arange(19) > 0):  # the last token alone, all but one, all but the first
+        some = chosen.expand(7, 19)
+        (found,) = stream(gpt2, ids, some, [Request(Moments, (Site(0, "resid_pre"),))])
+        assert found.count == int(some.sum())

@@ -29,20 +29,21 @@ class Moments:
         tokens.check(x, self.n_channels, keep)
         impl = tokens.chosen(x, impl)
         if impl == "reference":
-            self._fold(*reference(x, keep))
+            self.fold(*reference(x, keep))
         elif impl == "cpu":
             from kernels.moments import cpu
 
-            self._fold(*cpu.moments(x, keep, self.mean if self.count else None))
+            self.fold(*cpu.moments(x, keep, self.mean if self.count else None))
         else:
             from kernels.moments import gpu
 
-            self._fold(*gpu.moments(x, keep, self.mean if self.count else None))
+            self.fold(*gpu.moments(x, keep, self.mean if self.count else None))
 
     def merge(self, other: Moments) -> None:
-        self._fold(other.count, other.mean, other.m2, other.abs_sum, other.abs_max)
+        self.fold(other.count, other.mean, other.m2, other.abs_sum, other.abs_max)
 
-    def _fold(self, count: int, mean, m2, abs_sum, abs_max) -> None:
+    def fold(self, count: int, mean, m2, abs_sum, abs_max) -> None:
+        """Take in the figures of other tokens: their number and [channel] each."""
         if count == 0:
             return
         total = self.count + count

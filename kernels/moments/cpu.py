@@ -40,7 +40,7 @@ def _accumulate(x, rows, shift, s1, s2, absolute, largest):
 def moments(x: torch.Tensor, keep: torch.Tensor | None, near: torch.Tensor | None):
     """As reference.moments. `near` [c] float64 is a mean to measure from (the running one), None to take it from a sample."""
     n_tokens, n_channels = x.shape
-    shift = _sample_mean(x, keep) if near is None else near.numpy()
+    shift = sample_mean(x, keep) if near is None else near.numpy()
 
     def chunk(lo: int, hi: int):
         sums = np.zeros((3, n_channels))
@@ -61,7 +61,7 @@ def moments(x: torch.Tensor, keep: torch.Tensor | None, near: torch.Tensor | Non
     return count, *(torch.from_numpy(a) for a in (shift + s1 / count, m2, absolute, largest))
 
 
-def _sample_mean(x: torch.Tensor, keep: torch.Tensor | None) -> np.ndarray:
+def sample_mean(x: torch.Tensor, keep: torch.Tensor | None) -> np.ndarray:
     """Mean of up to SAMPLE kept tokens spread over x: any kept token is near enough in float64 to lose no digit that matters."""
     rows = tokens.kept_rows(keep, 0, len(x))
     if rows.size == 0:

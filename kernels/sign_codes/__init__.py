@@ -46,8 +46,12 @@ class SignCodes:
             from kernels.sign_codes import gpu
 
             codes, counts = gpu.sign_codes(x, keep, self.threshold)
+        self.fold(len(x) if keep is None else int(keep.sum()), codes, counts, start)
+
+    def fold(self, count: int, codes: np.ndarray, counts: torch.Tensor, start: int) -> None:
+        """Take in the codes of other tokens [token, bytes], `count` of them kept, with their on-counts [channel]."""
+        self.count += count
         self.on_counts += counts.cpu()
-        self.count += len(x) if keep is None else int(keep.sum())
         if self._sink is not None:
             self._sink.write(start, codes)
 
