@@ -211,7 +211,7 @@ def _compute(module, ask: Request, bench: Lab, entry_key: str, progress) -> None
         "plain": plain,
     }
     bench.store.put(entry_key, arrays=arrays, tables=tables, record=record, replace=True)
-    remember(home(), ask.analysis, flops / max(seconds - loading, 1e-3))
+    remember(home(), ask.analysis, _flops(module, ask, _asked(ask)) / max(seconds - loading, 1e-3))
 
 
 def _read(captures: tuple, ask: Request, result) -> tuple[int, int]:
@@ -219,6 +219,11 @@ def _read(captures: tuple, ask: Request, result) -> tuple[int, int]:
     if ask.corpus is None:
         return int(getattr(result, "n_tokens", 0)), int(getattr(result, "n_sequences", 0))
     return captures[0].tokens.n_tokens, len(captures[0].tokens.ids)
+
+
+def _asked(ask: Request) -> int:
+    """Tokens that the corpus has room for: what is known before it is read, padding included, so rates are kept by it too."""
+    return ask.corpus.n_sequences * ask.corpus.length if ask.corpus else 0
 
 
 def _flops(module, ask: Request, n_tokens: int) -> float:
@@ -258,7 +263,7 @@ def estimate(request: Request) -> Estimate:
     making the variants will take."""
     module = analysis.load(request.analysis)
     length = request.corpus.length if request.corpus else 128
-    flops = _flops(module, request, request.corpus.n_sequences * length if request.corpus else 0)
+    flops = _flops(module, request, _asked(request))
     known = rates(home())
     rate = known.get(request.analysis) or FIRST_GUESS
     bytes_held = sum(4.0 * s.n_parameters + 8 * length * (4.0 * s.d_mlp + 2.0 * s.vocab) * 4 for s in map(shape, request.variants))

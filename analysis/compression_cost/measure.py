@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from metrics.batches import by_length
 from metrics.bootstrap import ratio_interval
 from metrics.damage import matrix_damage
 from metrics.divergence import KL, LOG_P, LOG_Q, token_divergence
 from metrics.model_bits import model_bits, n_weights
+from metrics.noise import noisy
 from metrics.paired import mcnemar, quantiles
 from metrics.removal import attention_mask, batch_size, next_tokens
 from models.loaded import Model
@@ -110,18 +112,6 @@ def _alike(a: Model, b: Model) -> bool:
     return shapes[0] == shapes[1]
 
 
-def noisy(a: Model, b: Model, seed: int) -> Model:
-    """A with Gaussian noise on each matrix that differs in B, of the Frobenius norm of the difference."""
-    out = a.copy("noise")
-    generator = torch.Generator().manual_seed(seed)
-    for layer, name, weight in a.matrices():
-        size = (b.matrix(layer, name).float() - weight.float()).norm()
-        noise = torch.randn(weight.shape, generator=generator).to(weight.device)
-        if size > 0:
-            out.set_matrix(layer, name, weight.float() + noise * (size / noise.norm()))
-    return out
-
-
 def _per_token(a: Model, b: Model, control: Model | None, ids: torch.Tensor, keep: torch.Tensor, progress) -> dict[str, np.ndarray]:
     n = int(keep.sum())
     sequence, position = (x.numpy() for x in keep.nonzero(as_tuple=True))
@@ -133,20 +123,21 @@ def _per_token(a: Model, b: Model, control: Model | None, ids: torch.Tensor, kee
     if saved:
         start = int(saved["start"])
         real, whole = ({name: np.array(saved[name]) for name in part} for part in (real, whole))
-    size = batch_size(ids.shape[1], a.config.vocab_size)
+    batches = by_length(ids, keep, batch_size(ids.shape[1], a.config.vocab_size))
     counts = np.concatenate([[0], np.cumsum(keep.sum(1).numpy())])
-    for at in range(start, len(ids), size):
-        end = min(at + size, len(ids))
-        progress.step(at, len(ids), f"sequences {at + 1}–{end} of {len(ids)}")
-        kept, here = keep[at:end], slice(counts[at], counts[end])
-        wanted = targets[at:end][kept]
-        logits_a, logits_b = (_logits(m, ids[at:end], kept) for m in (a, b))
+    for at in range(start, len(batches)):
+        part = batches[at]
+        done = sum(len(b.rows) for b in batches[:at])
+        progress.step(done, len(ids), f"{done} of {len(ids)} sequences")
+        kept, here = part.keep, np.concatenate([np.arange(counts[row], counts[row + 1]) for row in part.rows.tolist()])
+        wanted = targets[part.rows, : kept.shape[1]][kept]
+        logits_a, logits_b = (_logits(m, part.ids, kept) for m in (a, b))
         each = token_divergence(logits_a, logits_b, wanted).numpy()
         real["kl"][here], real["log_a"][here], real["log_b"][here] = each[:, KL], each[:, LOG_P], each[:, LOG_Q]
         whole["top_a"][here], whole["top_b"][here] = logits_a.argmax(-1).numpy(), logits_b.argmax(-1).numpy()
         if control is not None:
-            real["noise"][here] = token_divergence(logits_a, _logits(control, ids[at:end], kept), wanted).numpy()[:, KL]
-        progress.save({"start": end, **real, **whole})
+            real["noise"][here] = token_divergence(logits_a, _logits(control, part.ids, kept), wanted).numpy()[:, KL]
+        progress.save({"start": at + 1, **real, **whole})
     progress.step(len(ids), len(ids), "intervals")
     return {**real, **whole, "sequence": sequence, "position": position, "token": ids[keep].numpy(), "target": targets[keep].numpy()}
 

@@ -1,0 +1,5 @@
+"""Where did the compression hurt?"""
+
+from pages.shared.frame import page
+
+page("sensitivity")
