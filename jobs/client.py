@@ -9,14 +9,16 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
+from jobs.limits import limits
 from jobs.spec import home as default_home
 from jobs.table import Job, Table
 
 
 def submit(spec: dict, home: Path | None = None) -> str:
     """Ask for a run and get its id; a run of the same spec that waits or runs is joined, a finished one queued again.
-    `estimate` (seconds) in the spec decides the lane and is no part of the id."""
-    return _table(home).submit(spec)
+    `estimate` (seconds) in the spec decides the lane; it and `owner` are no part of the id. Refused in words where the owner, or
+    everybody together, has as much waiting as jobs.limits allows."""
+    return _table(home).submit(spec, limits())
 
 
 def status(id: str, home: Path | None = None) -> Job | None:

@@ -10,7 +10,7 @@ from cache.fingerprint import fingerprint
 
 QUICK = 10.0  # seconds: an estimate under this goes to the quick lane
 LANES = ("quick", "batch")
-BESIDE = frozenset({"estimate", "lane", "link"})  # how to run it and where it is shown, not what it is
+BESIDE = frozenset({"estimate", "lane", "link", "owner"})  # how to run it, where it is shown and who asked first, not what it is
 
 
 def home() -> Path:

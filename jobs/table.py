@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs import process
+from jobs.limits import Limits
 from jobs.spec import canonical, job_id, lane as lane_of
+from models.refusal import Refused
 
 HISTORY = 500  # finished jobs remembered
 ATTEMPTS = 3  # a run whose worker keeps dying is given up after so many
@@ -112,12 +114,14 @@ class Table:
 
     # what pages ask
 
-    def submit(self, spec: dict) -> str:
+    def submit(self, spec: dict, limits: Limits = Limits()) -> str:
         """Ask for a run; returns its id. Joins one that waits or runs; anything finished is queued again (its entry may
-        have been evicted, and a stored result costs the worker nothing)."""
+        have been evicted, and a stored result costs the worker nothing). Refused beyond `limits`; joining is always free."""
         text, id, now = canonical(spec), job_id(spec), time.time()
         with self._writing() as c:
             row = c.execute("SELECT state, cancel FROM jobs WHERE id = ?", (id,)).fetchone()
+            if row is None or row["state"] not in ("running", "queued"):
+                _require_room(c, spec.get("owner", ""), limits)
             if row is None:
                 c.execute("INSERT INTO jobs (id, spec, lane, state, created, queued, updated) VALUES (?, ?, ?, 'queued', ?, ?, ?)",
                           (id, text, lane_of(spec), now, now, now))
@@ -272,6 +276,15 @@ class Table:
     def apps(self) -> list[int]:
         """Pids of the apps that are open on this home."""
         return [row["pid"] for row in self._connection().execute("SELECT * FROM apps") if process.alive(row["pid"], row["start"])]
+
+
+def _require_room(c: sqlite3.Connection, owner: str, limits: Limits) -> None:
+    waiting = [json.loads(spec).get("owner", "") for (spec,) in c.execute("SELECT spec FROM jobs WHERE state IN ('running', 'queued')")]
+    own = waiting.count(owner)
+    if limits.per_owner is not None and own >= limits.per_owner:
+        raise Refused(f"You have {own} run{'s' * (own > 1)} waiting or running, as many as one visitor may have here. Wait for one of them, or cancel it.")
+    if limits.queue is not None and len(waiting) >= limits.queue:
+        raise Refused(f"{len(waiting)} run{'s are' if len(waiting) > 1 else ' is'} waiting or running, as many as this machine takes. Try again when some are done.")
 
 
 def _job(row: sqlite3.Row) -> Job:

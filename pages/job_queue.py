@@ -20,13 +20,13 @@ def row(job: queue.Standing) -> None:
             if job.seconds:
                 st.caption(f"in {duration(job.seconds)}", width="content")
             st.caption(ago(queue.age(job)), width="content")
-            if job.active:
+            if job.active and job.mine:
                 st.button("Cancel", type="tertiary", icon=":material/close:", key=f"cancel_{job.id}", on_click=queue.cancel, args=(job.id,))
             if job.page and st.button("Open", type="tertiary", icon=":material/arrow_forward:", key=f"open_{job.id}"):
                 st.switch_page(f"{job.page}.py", query_params=job.query)
         if job.active:
-            st.progress(job.fraction, text=plain(job.sentence))
-        if job.failed:
+            st.progress(job.fraction, text=plain(job.sentence) if job.mine else None)
+        if job.failed and job.mine:
             st.markdown(plain(job.job.error))
 
 

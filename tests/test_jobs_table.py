@@ -12,9 +12,11 @@ import pytest
 import jobs.progress
 import jobs.table
 from jobs import client, process
+from jobs.limits import Limits, limits
 from jobs.progress import POINTS, Cancelled, JobProgress, Pace, add_point, keep, kept
 from jobs.spec import job_id, lane
 from jobs.table import Table
+from models.refusal import Refused
 
 fork = multiprocessing.get_context("fork")
 SPEC = {"kind": "count", "name": "a"}
@@ -420,3 +422,35 @@ def test_kept_states_hold_no_code(tmp_path):
     assert kept(tmp_path / "x.safetensors") == {"a": [1, (2.5, None)], 3: {"b": b"x"}}
     header = (tmp_path / "x.safetensors").read_bytes()[8:]
     assert json.loads(header.rstrip())["__metadata__"]
+
+
+# limits
+
+
+def test_a_visitor_and_all_together_have_limits_and_joining_is_free(table):
+    few = Limits(per_owner=2, queue=3)
+    spec = lambda name, owner: {"kind": "count", "name": name, "owner": owner}
+    first = table.submit(spec("a", "ada"), few)
+    table.submit(spec("b", "ada"), few)
+    with pytest.raises(Refused, match="You have 2 runs"):
+        table.submit(spec("c", "ada"), few)
+    assert table.submit(spec("a", "ada"), few) == first  # it waits already
+    assert table.submit(spec("a", "bob"), few) == first  # and is the same for everybody
+    table.submit(spec("c", "bob"), few)
+    with pytest.raises(Refused, match="3 runs are waiting"):
+        table.submit(spec("d", "cleo"), few)
+    table.cancel(first)
+    table.submit(spec("d", "cleo"), few)
+    with pytest.raises(Refused):
+        table.submit(spec("a", "ada"), few)  # a cancelled one counts again
+
+
+def test_limits_hold_only_while_others_are_served(monkeypatch):
+    for name in ("MICROTOME_PUBLIC", "MICROTOME_JOBS_PER_USER", "MICROTOME_QUEUE"):
+        monkeypatch.delenv(name, raising=False)
+    assert limits() == Limits(None, None)
+    monkeypatch.setenv("MICROTOME_PUBLIC", "1")
+    assert limits() == Limits(4, 32)
+    monkeypatch.setenv("MICROTOME_JOBS_PER_USER", "2")
+    monkeypatch.setenv("MICROTOME_QUEUE", "many")
+    assert limits() == Limits(2, 32)

@@ -382,3 +382,24 @@ def test_an_upload_of_somebody_else_is_as_if_it_were_not_there(home, tmp_path, m
     for view in (read(a=source), read(b=source + "~drop_layers:blocks=1")):
         (refusal,) = view.refused.values()
         assert "is on the shelf: deleted, expired or never there" in str(refusal)
+
+
+@needs_demo
+def test_while_others_are_served_a_run_beyond_the_limit_is_refused_in_words_and_strangers_see_no_names(app, slow, monkeypatch):
+    from pages.shared import visitor
+
+    monkeypatch.setenv("MICROTOME_PUBLIC", "1")
+    monkeypatch.setenv("MICROTOME_JOBS_PER_USER", "1")
+    monkeypatch.setattr(visitor, "owner", lambda: "ada")
+    button(app(**TINY), "run").click().run()
+    again = app(**{**TINY, "seed": "5"})
+    button(again, "run").click().run()
+    assert len(client.queue()) == 1 and "You have 1 run waiting" in words(again)
+    monkeypatch.setattr(visitor, "owner", lambda: "bob")
+    (standing,) = queue.active()
+    assert standing.title == "Somebody else’s run" and standing.page is None
+    queue.cancel(standing.id)
+    assert len(client.queue()) == 1
+    test = app(**{**TINY, "seed": "7"})
+    button(test, "run").click().run()
+    assert len(client.queue()) == 2

@@ -66,8 +66,8 @@ def standing(ask: Ask) -> Standing | None:
     return None if job is None else Standing(job)
 
 
-def submit(ask: Ask) -> str:
-    return client.submit(ask.spec(run.home(), examine.seconds(ask, run.home())))
+def submit(ask: Ask) -> str | None:
+    return queue.ask(ask.spec(run.home(), examine.seconds(ask, run.home())))
 
 
 def fetch(source: str) -> None:

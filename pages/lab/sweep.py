@@ -127,4 +127,4 @@ def _go(spec: dict, requests: list[run.Request], missing: list[run.Request]) -> 
         return
     seconds = sum(run.estimate(r).seconds for r in missing)
     st.caption(f"{len(missing)} of {len(requests)} to make, about {duration(seconds)}", width="content")
-    st.button("Compare them", type="primary", icon=":material/play_arrow:", key="sweep_go", on_click=client.submit, args=({**spec, "estimate": seconds, "lane": "batch"},))
+    st.button("Compare them", type="primary", icon=":material/play_arrow:", key="sweep_go", on_click=queue.ask, args=({**spec, "estimate": seconds, "lane": "batch"},))

@@ -5,16 +5,21 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import streamlit as st
+
 import analysis
 from analysis import run
 from jobs import client
 from jobs.spec import job_id
 from jobs.table import Job
+from models import shelf
 from models.refusal import Refused
 from models.variant import Variant, write_value
+from pages.shared import visitor
 from pages.shared.wording import duration
 
 ASKED = ("queued", "running")
+REFUSED = "job_refused"
 PAGES = ("compression", "compression_report")  # pages that ask for jobs of their own
 
 
@@ -27,6 +32,11 @@ class Standing:
     @property
     def id(self) -> str:
         return self.job.id
+
+    @property
+    def mine(self) -> bool:
+        """Asked for by this visitor; always, while the app serves its own user."""
+        return not shelf.public() or self.job.spec.get("owner", "") == visitor.owner()
 
     @property
     def state(self) -> str:
@@ -82,8 +92,10 @@ class Standing:
 
     @property
     def title(self) -> str:
-        """Its analysis and its models."""
+        """Its analysis and its models; of somebody else's run, no more than that there is one."""
         spec = self.job.spec
+        if not self.mine:
+            return "Somebody else’s run"
         try:
             what = analysis.load(spec.get("analysis", "")).TITLE
         except Refused:
@@ -98,7 +110,7 @@ class Standing:
     def page(self) -> str | None:
         """The page that shows what it computes."""
         name = self.job.spec.get("analysis") or self.job.spec.get("link", {}).get("page")
-        return name if name in (*analysis.ANALYSES, *PAGES) else None
+        return name if self.mine and name in (*analysis.ANALYSES, *PAGES) else None
 
     @property
     def query(self) -> dict[str, str]:
@@ -119,12 +131,32 @@ def find(request: run.Request) -> Standing | None:
     return Standing(max(found, key=lambda job: (job.state in ASKED, job.updated))) if found else None
 
 
-def submit(request: run.Request, again: bool = False) -> str:
-    return client.submit({**_spec(request, again), "estimate": run.estimate(request).seconds})
+def submit(request: run.Request, again: bool = False) -> str | None:
+    return ask({**_spec(request, again), "estimate": run.estimate(request).seconds})
+
+
+def ask(spec: dict) -> str | None:
+    """Every page's way to the engine: the visitor's name goes along, and a refusal (too much is waiting) is told once in the
+    sidebar instead of raised. Returns the job's id, or None."""
+    try:
+        id = client.submit({**spec, "owner": visitor.owner()})
+    except Refused as refusal:
+        st.session_state[REFUSED] = str(refusal)
+        return None
+    st.session_state.pop(REFUSED, None)
+    return id
+
+
+def refusal() -> str | None:
+    """What the last `ask` of this session was refused for."""
+    return st.session_state.get(REFUSED)
 
 
 def cancel(id: str) -> None:
-    client.cancel(id)
+    """Ends a run; where the app serves others, only for who asked for it."""
+    job = client.status(id)
+    if job is not None and Standing(job).mine:
+        client.cancel(id)
 
 
 def active() -> list[Standing]:

@@ -105,7 +105,8 @@ def _running(jobs: list) -> None:
     active = [job for job in jobs if job is not None and job.active]
     job = next((j for j in active if j.running), active[0])
     st.caption(plain(job.sentence), width="content")
-    st.button("Cancel", icon=":material/close:", key="cancel", on_click=_cancel, args=([each.id for each in active],))
+    if any(each.mine for each in active):
+        st.button("Cancel", icon=":material/close:", key="cancel", on_click=_cancel, args=([each.id for each in active],))
 
 
 def _cancel(ids: list[str]) -> None:

@@ -187,6 +187,8 @@ def queue_panel() -> None:
             st.markdown("**Queue**", width="content")
             st.space("stretch")
             st.caption(f"{n_running} running, {len(now) - n_running} waiting" if now else "idle", width="content")
+        if refused := queue.refusal():
+            st.warning(plain(refused), icon=":material/hourglass_disabled:")
         for job in now[:4]:
             if job.running:
                 with st.container(border=True, gap="xsmall", key=f"foot_queue_{job.id[:8]}"):
@@ -195,7 +197,8 @@ def queue_panel() -> None:
                     with st.container(horizontal=True, vertical_alignment="center"):
                         st.caption(job.short, width="content")
                         st.space("stretch")
-                        st.button("Cancel", type="tertiary", key=f"queue_cancel_{job.id}", on_click=queue.cancel, args=(job.id,))
+                        if job.mine:
+                            st.button("Cancel", type="tertiary", key=f"queue_cancel_{job.id}", on_click=queue.cancel, args=(job.id,))
             else:
                 st.caption(f":material/schedule: {plain(job.title)}")
 
