@@ -42,7 +42,7 @@ def options() -> Options:
     parser.add_argument("--corpus", help="a written corpus such as demo/stories:64x128, or a text or JSONL file")
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="a parameter of the analysis; may be given again")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: out/NAME)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or mps (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps, or offload: layers that do not fit stay on disk (default: cpu)")
     parser.add_argument("--formats", help="of pdf,svg,png,html,csv,parquet (default: all that can be drawn here)")
     parser.add_argument("--size", default="auto", help="of PDF, SVG and PNG: 89mm, 183mm or slide (default: 89mm, 183mm for wide figures)")
     parser.add_argument("--recipes", type=Path, metavar="FILE", help="a bundle or its provenance.json, for models written v/…")
@@ -180,10 +180,10 @@ def settings(pairs: list[str]) -> dict[str, str]:
 
 def device(name: str) -> str:
     """A device that this machine has."""
-    match = re.fullmatch(r"cpu|mps|cuda(?::(\d{1,2}))?", name)
+    match = re.fullmatch(r"cpu|offload|mps|cuda(?::(\d{1,2}))?", name)
     if not match:
-        raise Refused(f"“{name[:20]}” is not a device; expected cpu, cuda, cuda:<n> or mps.")
-    if name != "cpu":
+        raise Refused(f"“{name[:20]}” is not a device; expected cpu, cuda, cuda:<n>, mps or offload.")
+    if name not in ("cpu", "offload"):
         import torch
 
         count = torch.cuda.device_count() if name.startswith("cuda") else int(torch.backends.mps.is_available())

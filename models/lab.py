@@ -92,6 +92,9 @@ class Lab:
         return Model(module, tokenizer, layout_for(module.config), variant.written)
 
     def _replay(self, variant: Variant, progress) -> Model:
+        if self.device == "offload":
+            raise Refused(f"{variant.written} changes weights, and an offloaded model keeps some of them on disk. Choose a device that holds it whole, or bfloat16; "
+                          "the unchanged model can be looked at offloaded.")
         plan = self.plan(variant, progress)
         parent = self.model(variant.parents[0] if _merges(variant) else variant.parent)
         model = parent.copy(variant.written)

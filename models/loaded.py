@@ -47,14 +47,19 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return next(self.module.parameters()).device
+        """Where token ids go. Offloaded layers have no tensors between their turns; accelerate brings them to the CPU or GPU."""
+        held = (p.device for p in self.module.parameters() if p.device.type != "meta")
+        return next(held, torch.device("cpu"))
 
     def site(self, layer: int | None, name: str) -> tuple[torch.nn.Module, str]:
         return locate(self.module, self.layout, Site(layer, name))
 
     def matrix(self, layer: int, name: str) -> torch.Tensor:
-        """One block matrix as [out, in]; a view of the weights, not to be written to."""
-        return weight(self.blocks[layer].get_submodule(name))
+        """One block matrix as [out, in]; a view of the weights, not to be written to. Refused for a layer offloaded to disk."""
+        found = weight(self.blocks[layer].get_submodule(name))
+        if found.is_meta:
+            raise Refused(f"Block {layer} is offloaded to disk, where its weights cannot be read or changed as a matrix. Load the model whole: choose bfloat16, or a machine with more memory.")
+        return found
 
     def matrices(self) -> Iterator[tuple[int, str, torch.Tensor]]:
         """(layer, name, weight [out, in]) of every attention and MLP matrix of the blocks that are left."""

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from pages.shared import style
+from pages.shared import account, style
 
 st.set_page_config(page_title="Microtome", page_icon=style.icon(), layout="wide", initial_sidebar_state=272)
 style.draw()
@@ -19,3 +19,4 @@ page = st.navigation(
     position="top",
 )
 page.run()
+account.draw()

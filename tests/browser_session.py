@@ -25,17 +25,21 @@ def chromium() -> str | None:
     return next((path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path), None)
 
 
-@contextmanager
-def running_app(home: Path):
-    """`streamlit run app.py` on a free port with a home of its own; yields its address."""
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def running_app(home: Path, port: int | None = None, *options: str, **environment: str):
+    """`streamlit run app.py` on a free port with a home of its own; yields its address."""
+    port = port or free_port()
     log = home.parent / "app.log"
     with log.open("w") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)], cwd=REPO, stdout=out, stderr=out,
-            env={**os.environ, "MICROTOME_HOME": str(home)},
+            [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port), *options], cwd=REPO, stdout=out, stderr=out,
+            env={**os.environ, "MICROTOME_HOME": str(home), **environment},
         )
     address = f"http://127.0.0.1:{port}"
     try:

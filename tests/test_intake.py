@@ -262,33 +262,71 @@ def test_adapter_of_another_base_is_refused(prepare, saved, tmp_path):
         prepare(tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json", base=saved / "llama")
 
 
-def test_gguf(prepare, saved, tmp_path):
-    """A float32 GGUF of our Llama, written with the format's own writer: the same logits come out."""
+def as_gguf(folder, path, config, kind=None):
+    """Our Llama in `folder` as one GGUF, written with the format's own writer; matrices in a quantised `kind`, or float32."""
     import gguf
 
-    hf = {name: tensor.numpy() for name, tensor in load_file(saved / "llama" / "model.safetensors").items()}
-    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
-    for add, value in ((writer.add_block_count, 2), (writer.add_context_length, 64), (writer.add_embedding_length, 16), (writer.add_feed_forward_length, 24),
-                       (writer.add_head_count, 4), (writer.add_head_count_kv, 2), (writer.add_layer_norm_rms_eps, 1e-6), (writer.add_rope_freq_base, 10000.0),
-                       (writer.add_vocab_size, 300), (writer.add_rope_dimension_count, 4)):
+    hf = {name: tensor.float().numpy() for name, tensor in load_file(folder / "model.safetensors").items()}
+    writer = gguf.GGUFWriter(path, "llama")
+    for add, value in ((writer.add_block_count, config.num_hidden_layers), (writer.add_context_length, config.max_position_embeddings),
+                       (writer.add_embedding_length, config.hidden_size), (writer.add_feed_forward_length, config.intermediate_size),
+                       (writer.add_head_count, config.num_attention_heads), (writer.add_head_count_kv, config.num_key_value_heads),
+                       (writer.add_layer_norm_rms_eps, 1e-6), (writer.add_rope_freq_base, 10000.0), (writer.add_vocab_size, config.vocab_size),
+                       (writer.add_rope_dimension_count, config.hidden_size // config.num_attention_heads)):
         add(value)
+
+    def add(name, w):
+        if kind is None or w.ndim < 2:
+            writer.add_tensor(name, w)
+        else:
+            writer.add_tensor(name, gguf.quants.quantize(w, kind), raw_dtype=kind)
 
     def turned(w, heads):  # llama.cpp interleaves the two halves of each rotary head
         return np.ascontiguousarray(w.reshape(heads, 2, w.shape[0] // heads // 2, w.shape[1]).swapaxes(1, 2).reshape(w.shape))
 
     names = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
              "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
-    for i in range(2):
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    for i in range(config.num_hidden_layers):
         for theirs, mine in names.items():
             w = hf[f"model.layers.{i}.{theirs}.weight"]
-            writer.add_tensor(f"blk.{i}.{mine}.weight", turned(w, 4) if mine == "attn_q" else turned(w, 2) if mine == "attn_k" else w)
+            add(f"blk.{i}.{mine}.weight", turned(w, heads[mine]) if mine in heads else w)
     for mine, theirs in (("token_embd", "model.embed_tokens"), ("output", "lm_head"), ("output_norm", "model.norm")):
-        writer.add_tensor(f"{mine}.weight", hf[f"{theirs}.weight"])
+        add(f"{mine}.weight", hf[f"{theirs}.weight"])
     writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file(), writer.close()
+
+
+def test_gguf(prepare, saved, tmp_path):
+    """A float32 GGUF of our Llama: the same logits come out."""
+    from transformers import AutoConfig
+
+    as_gguf(saved / "llama", tmp_path / "m.gguf", AutoConfig.from_pretrained(saved / "llama"))
     outcome = prepare(tmp_path / "m.gguf", answers={"tokenizer": "byte-level"})
     assert outcome["runnable"], outcome
     assert outcome["form"] == "gguf" and any("dequantised" in note for note in outcome["notes"])
     assert same(logits(prepare.model), logits(saved / "llama"))
+
+
+@pytest.mark.parametrize("kind, off", [("Q8_0", 0.01), ("Q4_0", 0.2)])
+def test_quantised_gguf(prepare, tmp_path, kind, off):
+    """What runs has exactly the file's weight error: every matrix is the format's own dequantised one, and the page says so."""
+    import gguf
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(num_hidden_layers=2, hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, vocab_size=300,
+                         tie_word_embeddings=False, rms_norm_eps=1e-6)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
+    quantised = getattr(gguf.GGMLQuantizationType, kind)
+    as_gguf(tmp_path / "llama", tmp_path / "m.gguf", config, quantised)
+    outcome = prepare(tmp_path / "m.gguf", answers={"tokenizer": "byte-level"})
+    assert outcome["runnable"] and any("dequantised" in note for note in outcome["notes"])
+    before, after = load_file(tmp_path / "llama" / "model.safetensors"), load_file(prepare.model / "model.safetensors")
+    w = before["model.layers.1.mlp.down_proj.weight"].float().numpy()
+    expected = gguf.quants.dequantize(gguf.quants.quantize(w, quantised), quantised)
+    found = after["model.layers.1.mlp.down_proj.weight"].float().numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-3 * np.abs(w).max())
+    assert 0 < np.linalg.norm(found - w) / np.linalg.norm(w) < off
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gpt2", "gpt_neox"])

@@ -147,3 +147,28 @@ def test_a_merge_round_trips_through_its_written_form(bench):
     assert written.startswith("v/") and run.variant(written) == merged
     with pytest.raises(Refused, match="not known here"):
         run.variant("v/000000000000")
+
+
+def test_an_offloaded_model_gives_the_same_statistics_and_refuses_to_be_changed(home, tmp_path, monkeypatch):
+    """Most layers on disk, read at each pass: moments agree to the bit; a recipe is refused in words."""
+    from kernels.moments import Moments
+    from models import checkpoints
+    from models.corpus import parse as parse_corpus
+    from models.corpus import register_text
+    from models.layout import Site
+    from models.stream import Request
+    from operators import OPERATORS, parse
+
+    model = "shelf/" + checkpoints.register(tiny.save(tiny.llama(), tmp_path / "llama"), home)
+    (tmp_path / "words.txt").write_text(tiny.text())
+    corpus = parse_corpus(register_text(tmp_path / "words.txt", home) + ":4x32")
+    monkeypatch.setattr(checkpoints, "_room", lambda: {"cpu": 20_000})
+    whole, offloaded = Lab(home, OPERATORS), Lab(home, OPERATORS, device="offload")
+    assert "disk" in offloaded.model(parse(model)).module.hf_device_map.values()
+    requests = [Request(Moments, (Site(i, name),)) for i in range(3) for name in ("resid_post", "mlp_post")]
+    found, expected = (bench.capture(parse(model), corpus).measure(requests) for bench in (offloaded, whole))
+    assert all(torch.equal(a.mean, b.mean) and a.count == b.count for a, b in zip(found, expected))
+    with pytest.raises(Refused, match="offloaded"):
+        offloaded.model(parse(model + "~drop_layers:blocks=1"))
+    with pytest.raises(Refused, match="offloaded to disk"):
+        list(offloaded.model(parse(model)).matrices())

@@ -10,7 +10,7 @@ import streamlit as st
 from models import checkpoints, configs, differences, examine, inspect
 from models.examine import Ask
 from models.refusal import Refused
-from pages.checkpoint import check, figures, parameters, working
+from pages.checkpoint import check, figures, open_in, parameters, working
 from pages.checkpoint.keep import by_key
 from pages.checkpoint.names import in_markdown, one_line
 from pages.checkpoint.subject import Subject, go, link
@@ -86,8 +86,8 @@ def _metrics(subject: Subject) -> None:
 
 def _ways_on(subject: Subject) -> None:
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
-        if subject.runnable and st.button("Open in analysis", type="primary", icon=":material/biotech:", key="open_analysis", help="Makes it A on the analysis pages."):
-            st.switch_page("layer_redundancy.py", query_params={"a": subject.source})
+        if subject.runnable:
+            open_in.draw(subject)
         st.button("Back to the shelf", icon=":material/arrow_back:", key="to_shelf", on_click=go, kwargs={"model": None, "with": None, "tensor": None, "page": None})
 
 

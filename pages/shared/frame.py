@@ -28,7 +28,7 @@ def page(name: str, below: Callable[[View, Drawn | None], None] | None = None) -
     while there is no result of this view."""
     module = analysis.load(name)
     carry(name)
-    view = views.read(module, st.query_params.to_dict(), subject.devices())
+    view = views.read(module, st.query_params.to_dict(), (*subject.devices(), subject.OFFLOAD))
     remember(name, st.query_params.to_dict())
     subject.draw(module, view)
     st.title(module.QUESTION, anchor=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -17,10 +18,13 @@ from models import corpus as corpora
 from models import shelf, variant_shelf
 from models.params import fields_of, key_params, read_params
 from models.refusal import Refused
-from models.variant import Step, write_value
+from models.variant import DTYPES, Step, write_value
 from pages.shared import controls, queue, visitor
 from pages.shared.view import BETWEEN, DEFAULT_MODEL, View, whole
 from pages.shared.wording import plain, short_variant
+
+
+OFFLOAD = "offload"  # a place beside the devices: layers that do not fit stay on disk
 
 
 @lru_cache(maxsize=1)
@@ -40,8 +44,8 @@ def draw(module: ModuleType, view: View) -> None:
             st.caption("This page trains small networks of its own; no model is chosen here.")
         if view.corpus:
             _corpus(module, view)
-        if len(devices()) > 1:
-            st.segmented_control("Device", devices(), key=controls.seed("subject_device", view.device), required=True, width="stretch",
+        if len(devices()) > 1 or view.device == OFFLOAD:
+            st.segmented_control("Device", (*devices(), OFFLOAD), key=controls.seed("subject_device", view.device), required=True, width="stretch",
                                  on_change=_store, args=("subject_device", "device", devices()[0]))
         if module.MODELS[1]:
             with st.container(key="foot_subject", gap=None):
@@ -158,11 +162,12 @@ def _entry(f, kind, key: str) -> str:
 
 def _open() -> None:
     path = st.text_input("Folder of a checkpoint, or its name on a hub", placeholder="/models/my-llama, owner/name@revision", key="open_model")
+    dtype = st.selectbox("Computed in", DTYPES, key="open_dtype_a", help="float32 is the most exact; the others take half the memory and round every activation. What it takes stands on the Checkpoints page.")
     if st.button("Make it A", key="open_model_go", disabled=not path):
         try:
             if path.startswith(("/", "~", ".")):
                 path = "shelf/" + shelf.register(path, run.home())
-            controls.write_link("a", operators.parse(path.strip()).written)
+            controls.write_link("a", replace(operators.parse(path.strip()), dtype=dtype).written if dtype != DTYPES[0] else operators.parse(path.strip()).written)
             st.rerun()
         except Refused as error:
             st.error(plain(error))
