@@ -10,7 +10,6 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from analysis import run
 from cache.fingerprint import fingerprint
@@ -89,11 +88,7 @@ def _one(request: dict, progress, compute: Callable) -> dict:
         log = run.home() / "logs" / f"sweep-{time.strftime('%Y%m%d-%H%M%S')}-{key[:8]}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(traceback.format_exc())
-        return {"key": key, "state": "failed", "why": f"It stopped at an error in the program ({type(fault).__name__}), not in what you asked. {_where(log)}"}
-
-
-def _where(log: Path) -> str:
-    return f"The report is in {log}."
+        return {"key": key, "state": "failed", "why": f"It stopped at an error in the program ({type(fault).__name__}), not in what you asked. The report is in logs/{log.name} of the home folder."}
 
 
 def _label(request: dict) -> str:

@@ -2,6 +2,7 @@
 
 stdin, one line per figure:  {"figure": plotly JSON text, "title", "width_px", "height_px", "width_mm", "height_mm",
                               "formats": ["svg", "pdf", "png"], "dpi"}
+      or, a whole page to print:  {"document": HTML, "formats": ["pdf"]}
 stdout, one line each:       {"ready": true} first, then {"svg": text, "pdf": base64, "png": base64} or {"error": sentence}
 
 It uses the browser layer of kaleido (choreographer). Kaleido itself draws the figure again for each format and loads its page
@@ -76,7 +77,9 @@ class Painter:
         return cls(drawing, paper, fonts)
 
     async def files(self, job: dict) -> dict[str, str]:
-        """The asked formats of one figure: SVG as text, PDF and PNG in base64."""
+        """The asked formats of one figure: SVG as text, PDF and PNG in base64; of a document its PDF."""
+        if "document" in job:
+            return {"pdf": _text(await self._document(job["document"]))}
         svg = size_svg(await self._svg(job), job["width_mm"], job["height_mm"])
         files = {"svg": svg}
         if set(job["formats"]) & {"pdf", "png"}:
@@ -86,6 +89,14 @@ class Painter:
         if "png" in job["formats"]:
             files["png"] = _text(set_png_density(await self._png(job), job["dpi"]))
         return {name: files[name] for name in job["formats"]}
+
+    async def _document(self, page: str) -> bytes:
+        """HTML on as many A4 pages as it needs; its fonts are ours."""
+        frame = (await _command(self.paper, "Page.getFrameTree"))["frameTree"]["frame"]["id"]
+        await _command(self.paper, "Page.setDocumentContent", frameId=frame, html=page.replace("</head>", f"<style>{self.fonts}</style></head>", 1))
+        await _command(self.paper, "Runtime.evaluate", expression=DECODED, awaitPromise=True)
+        printed = await _command(self.paper, "Page.printToPDF", printBackground=True, preferCSSPageSize=True)
+        return base64.b64decode(printed["data"])
 
     async def _svg(self, job: dict) -> str:
         pixels = job["width_mm"] / 25.4 * job["dpi"] / job["width_px"]  # printed dots per px of the layout, for WebGL traces

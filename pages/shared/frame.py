@@ -235,14 +235,14 @@ def _cannot(module: ModuleType, view: View, error: Refused) -> None:
     states.error_card("This cannot be measured", error, "request", tag="not loaded")
     with st.container(horizontal=True, gap="small"):
         if module.MODELS[0] > 1:
-            _compare_button(view)
+            compare_button(view)
         elif view.b and st.button("Show A alone", icon=":material/close:", key="drop_b"):
             st.query_params.pop("b", None)
             st.rerun()
         _demo_button("Show the demo model")
 
 
-def _compare_button(view: View) -> None:
+def compare_button(view: View) -> None:
     """A paired page without a usable B: the nearest thing to compare with is A itself, rounded to 4 bits."""
     if view.b != f"{view.a}{ROUNDED}" and st.button("Compare with A at 4 bits", icon=":material/compare_arrows:", key="compare"):
         st.query_params["b"] = ROUNDED
