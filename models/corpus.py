@@ -175,21 +175,39 @@ def _file_documents(path: Path):
     if path.suffix.lower() in (".jsonl", ".ndjson"):
         for number, line in enumerate(text.splitlines(), 1):
             if line.strip():
-                yield _json_document(line, path, number)
+                yield _json_document(_json(line, path, number), path, number)
+    elif path.suffix.lower() == ".json":
+        rows = _json(text, path, 1)
+        for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
+            yield _json_document(row, path, number)
     else:
         for paragraph in re.split(r"\n\s*\n", text):
             if paragraph.strip():
                 yield Document(paragraph.strip(), {})
 
 
-def _json_document(line: str, path: Path, number: int) -> Document:
+def _json(text: str, path: Path, number: int):
     try:
-        row = json.loads(line)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise Refused(f"{path.name}, line {number}, is not JSON ({error.msg}); each line must be an object with a “text” field.") from None
-    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+
+
+QUESTION = ("Body", "Question", "question", "Answer", "answer")  # of GSM8K and SVAMP, in the order in which one reads them
+
+
+def _json_document(row, path: Path, number: int) -> Document:
+    """A row's text is its `text`, or else its question with its answer, which is then marked."""
+    if not isinstance(row, dict):
+        row = {}
+    labels = {k: v for k, v in row.items() if k != "text" and isinstance(v, (str, int, float, bool))}
+    if isinstance(row.get("text"), str):
+        return Document(row["text"], labels)
+    parts = [str(labels[k]) for k in QUESTION if k in labels]
+    if len(parts) < 2:
         raise Refused(f"{path.name}, line {number}, has no “text” string; each line must be like {{\"text\": \"…\"}}, other fields become labels.")
-    return Document(row["text"], {k: v for k, v in row.items() if k != "text" and isinstance(v, (str, int, float, bool))})
+    text = "\n".join(parts)
+    return Document(text, labels, ((len(text) - len(parts[-1]), len(text), "answer"),))
 
 
 def read_text(path: Path) -> str:

@@ -31,7 +31,7 @@ from models.params import key_params, read_params
 from models.refusal import Refused
 from models.variant import Step, Variant, parse as parse_grammar
 from operators import (
-    awq, drop_layers, flap, gptq, hqq, low_rank, magnitude, round_to_nearest, share_blocks, slice_gpt, sparsegpt, split_quant, wanda,
+    awq, drop_layers, flap, gptq, hqq, low_rank, magnitude, round_to_nearest, share_blocks, slice_gpt, sparsegpt, split_quant, tune_heads, wanda,
 )
 
 CALIBRATION = "demo/mixed:train:64x128"  # where a recipe names no text
@@ -39,7 +39,7 @@ CALIBRATION = "demo/mixed:train:64x128"  # where a recipe names no text
 OPERATORS = {
     module.__name__.rpartition(".")[2]: module
     for module in (
-        drop_layers, share_blocks, flap, magnitude, wanda, sparsegpt, low_rank, slice_gpt, round_to_nearest, gptq, awq, hqq, split_quant,
+        drop_layers, share_blocks, flap, magnitude, wanda, sparsegpt, low_rank, slice_gpt, round_to_nearest, gptq, awq, hqq, split_quant, tune_heads,
     )
 }
 
@@ -89,8 +89,10 @@ def refuse_order(steps: tuple[Step, ...]) -> None:
 def _conflict(earlier: Step, later: Step) -> str | None:
     """Why `later` undoes `earlier`, or None. The rules follow from what each family stores."""
     first, second = earlier.operator, later.operator
-    if "drop_layers" in (first, second):
+    if "drop_layers" in (first, second) or first == "tune_heads":
         return None
+    if second == "tune_heads" and first in (*PRUNES, *QUANTISES, "low_rank", "flap"):
+        return "the tuned weights would leave their zeros, their grid or their factors; tune first, then compress"
     if first == "slice_gpt" and second != "share_blocks":
         return "the matrices are shown in their old basis, while a sliced model stores them in the new one; slice alone, or drop and share around it"
     if second == "slice_gpt":

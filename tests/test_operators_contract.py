@@ -17,6 +17,7 @@ from tests.operator_bench import FAMILIES, model_of, text_for, weights_of
 
 CHANGING = {  # where the defaults are made for larger models, or change nothing
     "drop_layers": {"blocks": (1,)}, "round_to_nearest": {"group": 8}, "gptq": {"group": 8}, "awq": {"group": 8}, "hqq": {"group": 8}, "slice_gpt": {"slice": 0.5},
+    "tune_heads": {"choose": "random", "on_what": "text", "steps": 3, "rate": 0.1},
 }
 EVERY = [(name, family) for name in OPERATORS for family in FAMILIES]
 pytestmark = pytest.mark.parametrize("name,family", EVERY, ids=["-".join(pair) for pair in EVERY])
@@ -102,10 +103,12 @@ def test_storage_is_sane(name, family):
     plan = decided(name, model)
     variant = applied(name, model, plan)
     kept = OPERATORS[name].storage(model, plan)
-    assert isinstance(kept, Storage) and kept.weights > 0 and 0 <= kept.bits < 32 * kept.weights and len(kept.how) > 20
+    dense = 32 * kept.weights
+    assert isinstance(kept, Storage) and kept.weights > 0 and 0 <= kept.bits <= dense and len(kept.how) > 20
+    assert (kept.bits == dense) == (name == "tune_heads")  # which trains and compresses nothing
     parameters = dict(variant.module.named_parameters(remove_duplicate=False))
     assert all(n in parameters or n.endswith("bias") for n in variant.bits)
-    if name not in ("drop_layers", "share_blocks"):  # those store nothing for what they take away, and keep the rest as it is
+    if name not in ("drop_layers", "share_blocks", "tune_heads"):  # those store nothing for what they take away, and keep the rest as it is
         assert sum(variant.bits.values()) == pytest.approx(kept.bits)
 
 
