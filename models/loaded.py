@@ -77,6 +77,21 @@ class Model:
         if bias is not None:
             module.bias = torch.nn.Parameter(bias.to(module.weight), requires_grad=False)
 
+    def set_parameters(self, values: dict[str, torch.Tensor]) -> None:
+        """Replace parameters by name, shapes as they are; tensors shared with a parent stay untouched, tied parameters stay tied."""
+        places: dict[int, list] = {}
+        named: dict[str, torch.nn.Parameter] = {}
+        for path, module in self.module.named_modules():
+            for kind, parameter in module.named_parameters(recurse=False):
+                places.setdefault(id(parameter), []).append((module, kind))
+                named[f"{path}.{kind}"] = parameter
+        for name, value in values.items():
+            if value.shape != named[name].shape:
+                raise Refused(f"{name} is {tuple(named[name].shape)}, not {tuple(value.shape)}.")
+            new = torch.nn.Parameter(value.to(named[name]).contiguous(), requires_grad=False)
+            for module, kind in places[id(named[name])]:
+                setattr(module, kind, new)
+
     def remove(self, sublayers: frozenset[tuple[int, str]]) -> None:
         """Mask sublayers: zero the last matrix and bias of each, so that it adds exactly nothing to the stream."""
         for layer, kind in sorted(sublayers - self.removed):
