@@ -46,7 +46,8 @@ class Capture:
         with self.model() as model:
             return stream(model, self.ids, self.keep, requests, batch=batch, exclude_first=exclude_first, progress=progress)
 
-    def keep_plan(self, name: str, parameters: dict, make: Callable, plan_class: type, progress=None):
+    def keep_plan(self, name: str, parameters: dict, make: Callable, plan_class: type, progress=None, beside: tuple[Capture, ...] = ()):
         """A trained artefact worth keeping: from the store, or made by `make(progress)` and stored under its own key
-        (the code of make's module, variant, corpus, name, parameters), so that display parameters never retrain it."""
-        return self.lab.kept(name, self, parameters, make, plan_class, progress)
+        (the code of make's module, variant, corpus, name, parameters), so that display parameters never retrain it.
+        `beside` are captures of further models that it depends on."""
+        return self.lab.kept(name, self, parameters, make, plan_class, progress, beside)

@@ -140,11 +140,11 @@ class Lab:
         corpus = parse_corpus(on) if on else None
         return 2.0 * n_parameters * (WEIGHTWISE + (corpus.n_sequences * corpus.length if corpus else 0))
 
-    def kept(self, name: str, capture: Capture, parameters: dict, make, plan_class, progress=None):
+    def kept(self, name: str, capture: Capture, parameters: dict, make, plan_class, progress=None, beside: tuple = ()):
         """An analysis's trained artefact, keyed by its maker's code, variant, corpus, name and parameters."""
         maker = sys.modules[make.__module__]
         key = fingerprint("kept", ENGINE, kernels.VERSION, name, code_identity(maker), self.identity(capture.variant),
-                          capture.corpus and self.corpus_identity(capture.corpus), parameters)
+                          capture.corpus and self.corpus_identity(capture.corpus), parameters, *[self.identity(c.variant) for c in beside])
         progress = (progress or Quiet()).part(key)
         with self.store.lock(key, waiting=lambda: progress.step(0, 0, "another run trains this")):
             entry = self.store.get(key)

@@ -44,7 +44,7 @@ class Text:
     def measure(self, requests, *, exclude_first=False, batch=8, progress=None):
         return stream(self.subject, self.ids, self.keep, requests, batch=batch, exclude_first=exclude_first, progress=progress)
 
-    def keep_plan(self, name, parameters, make, plan_class, progress=None):
+    def keep_plan(self, name, parameters, make, plan_class, progress=None, beside=()):
         return make(progress or Quiet())
 
 
