@@ -17,7 +17,8 @@ def mean_loss(model: Model, state: State, ids: torch.Tensor, keep: torch.Tensor)
     targets = next_tokens(ids, keep)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # the fused kernels have no second derivative
         logits = torch.func.functional_call(model.module, state, kwargs=dict(input_ids=ids, attention_mask=attention_mask(keep), use_cache=False)).logits
-        return torch.nn.functional.cross_entropy(logits[targets >= 0].float(), targets[targets >= 0])
+        exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return torch.nn.functional.cross_entropy(exact[targets >= 0], targets[targets >= 0])
 
 
 def taylor_barrier(a: State, b: State, loss: Callable[[State, int], torch.Tensor], batches: int, share: float = 0.5, step=lambda i: None) -> float:
