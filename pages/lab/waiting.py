@@ -23,7 +23,8 @@ def wait_for(jobs: list[Standing], key: str, pieces: int = 0) -> None:
         with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"foot_wait_{key}"):
             st.caption(plain(job.sentence))
             st.space("stretch")
-            st.button("Cancel", icon=":material/close:", type="tertiary", key=f"cancel_{key}", on_click=_cancel, args=(ids,))
+            if any(j.mine for j in now):
+                st.button("Cancel", icon=":material/close:", type="tertiary", key=f"cancel_{key}", on_click=_cancel, args=(ids,))
         st.progress(queue.fraction(now))
 
     bar()

@@ -74,4 +74,4 @@ def _go(spec: dict, requests: list[run.Request], missing: list[run.Request]) -> 
     seconds = _seconds(missing)
     st.caption(f"{len(missing)} of {len(requests)} computations, about {duration(seconds)}", width="content")
     st.button("Compute the rest" if len(missing) < len(requests) else "Compute the report", type="primary", icon=":material/play_arrow:", key="report_go",
-              on_click=client.submit, args=({**spec, "estimate": seconds, "lane": "batch"},))
+              on_click=queue.ask, args=({**spec, "estimate": seconds, "lane": "batch"},))
