@@ -12,6 +12,9 @@ import torch
 
 from demo import arithmetic, canaries, lexicon, world
 from demo.vocabulary import CONTEXT
+from metrics.answers import answers
+from models.layout import layout_for
+from models.loaded import Model
 
 SEED = 77                                                # text of the measurements
 SAMPLE = {"stories": 200, "arithmetic": 600, "instructions": 600, "canaries": 32}
@@ -68,24 +71,20 @@ def arithmetic_accuracy(model, words, templates, heldout_pairs: bool, every: int
     ][::every]
     sequences = words([text for _, text, _ in asked])["input_ids"]
     wanted = [words(answer, add_special_tokens=False)["input_ids"][0] for _, _, answer in asked]
-    said = [int(row[-1].argmax()) for row in log_probabilities(model, sequences, words.pad_token_id)]
-    right = [a == b for a, b in zip(said, wanted)]
+    right = answers(_mapped(model, words), [tuple(s) for s in sequences], [(w,) for w in wanted]).right.tolist()
     of = {name: [r for r, (operator, _, _) in zip(right, asked) if operator == name] for name in arithmetic.OPERATORS}
     return {"all": sum(right) / len(right), "n": len(right)} | {name: sum(r) / len(r) for name, r in of.items()}
 
 
-@torch.inference_mode()
 def extracted(model, words, some: tuple[canaries.Canary, ...]) -> list[bool]:
     """Whether greedy decoding from the separator and the prefix gives the suffix token by token."""
-    found = []
-    for canary in some:
-        ids = words(canary.prefix)["input_ids"]
-        wanted = words(canary.suffix, add_special_tokens=False)["input_ids"]
-        said: list[int] = []
-        while len(said) < len(wanted) and said == wanted[: len(said)]:
-            said.append(int(model(input_ids=torch.tensor([ids + said]), use_cache=False).logits[0, -1].argmax()))
-        found.append(said == wanted)
-    return found
+    prompts = [tuple(words(canary.prefix)["input_ids"]) for canary in some]
+    wanted = [tuple(words(canary.suffix, add_special_tokens=False)["input_ids"]) for canary in some]
+    return answers(_mapped(model, words), prompts, wanted).right.tolist()
+
+
+def _mapped(model, words) -> Model:
+    return Model(model, words, layout_for(model.config), "card")
 
 
 def extraction(model, words, every: int = 1) -> dict[str, dict[str, float]]:

@@ -27,7 +27,7 @@ from models.loaded import Model
 from models.params import key_params, read_params
 from models.progress import Quiet
 from models.rates import remember
-from models.refusal import Refused
+from models.refusal import NotApplicable, Refused
 from models.shape import shape_of
 from models.variant import Step, Variant
 
@@ -125,6 +125,31 @@ class Lab:
                 remember(self.home, f"operator {step.operator}", self.work(variant, n_parameters(self.model(subject).module)) / max(seconds, 1e-3))
                 return plan
         return decode(operator.Plan, entry)
+
+    def physical(self, variant: Variant, progress=None) -> tuple[object | None, str]:
+        """(the variant as a really smaller module with the same logits, in words what it is); (None, why) where it would only be
+        masked or stored smaller and runs at the old speed."""
+        from models.smaller import without_removed
+
+        model = self.model(variant, progress)
+        if not variant.steps:
+            return None, "a checkpoint without steps runs as it is"
+        if _merges(variant):
+            return None, "a merge has the shape of its parents"
+        operator = self.operators[variant.steps[-1].operator]
+        why = operator.storage(self.model(variant.parent), self.plan(variant)).how
+        smaller, said = None, []
+        if hasattr(operator, "physical"):
+            try:
+                smaller = operator.physical(self.model(variant.parent), self.plan(variant))
+                said.append(f"{variant.steps[-1].operator}: {why}")
+            except (Refused, NotApplicable) as error:
+                why = str(error)
+        removed = without_removed(model if smaller is None else Model(smaller, model.tokenizer, model.layout, variant.written, model.removed))
+        if removed is not None:
+            smaller = removed
+            said.append(f"{model.n_layers - len(model.layers)} of {model.n_layers} blocks left out, {sum(layer in model.layers for layer, _ in model.removed)} sublayers skipped")
+        return (smaller, "; ".join(said)) if smaller is not None else (None, why)
 
     def planned(self, variant: Variant) -> bool:
         """Whether the last step's Plan is in the store."""

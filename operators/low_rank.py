@@ -175,6 +175,23 @@ def apply(model: Model, plan: Plan) -> None:
     note_bits(model, plan.bits)
 
 
+def physical(model: Model, plan: Plan) -> torch.nn.Module:
+    """Every factorised matrix as two thin products, for timing: no plain config has a place for them. `model` is the parent."""
+    from models.smaller import Thin
+
+    shape, copy = shape_of(model), model.copy("thin")
+    for m in shape.matrices:
+        parts = row_parts(shape, m)
+        if not any(_part(m, part) in plan.left for part in parts):
+            continue
+        weight = model.matrix(m.layer, m.name)
+        factors = [(plan.left[key].to(weight), plan.right[key].to(weight)) if (key := _part(m, part)) in plan.left else (weight[rows],) for part, rows in parts.items()]
+        parent, _, leaf = m.name.rpartition(".")
+        place = copy.blocks[m.layer].get_submodule(parent)
+        setattr(place, leaf, Thin(factors, torch.cat(list(parts.values())), getattr(place, leaf).bias))
+    return copy.module
+
+
 def storage(model: Model, plan: Plan) -> Storage:
     weights = sum(model.matrix(*split_key(key)).numel() for key in plan.bits)
     return Storage(total_bits(plan.bits), weights, True, "two thin factors at the model's dtype; fewer operations below the break-even rank, run here as their product")

@@ -12,7 +12,7 @@ page = st.navigation(
         "Look inside": [st.Page("layer_redundancy.py", title="Which blocks does the model not need?", default=True),
                         st.Page("arithmetic_heads.py", title="Which few heads fetch the operands?")],
         "Compress": [st.Page("compression.py", title="How small can the model get before it changes?"), st.Page("compression_cost.py", title="What did the compression cost?"),
-                     st.Page("sensitivity.py", title="Where did the compression hurt?"),
+                     st.Page("sensitivity.py", title="Where did the compression hurt?"), st.Page("compression_skills.py", title="Which skills did the compression take?"),
                      st.Page("compression_report.py", title="What did the compression change inside?")],
         "Checkpoints": [st.Page("checkpoints.py", title="What is in this checkpoint, and can it be trusted?")],
         "Jobs": [st.Page("job_queue.py", title="Queue and history", url_path="jobs")],

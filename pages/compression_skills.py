@@ -1,0 +1,5 @@
+"""Which skills did the compression take?"""
+
+from pages.shared.frame import page
+
+page("compression_skills")
