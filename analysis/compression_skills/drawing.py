@@ -41,7 +41,7 @@ def _books_card(r) -> Figure:
 
 
 def books(r, theme: Theme) -> go.Figure:
-    fig = figure(theme, margin=dict(l=158, r=14, t=26, b=42))
+    fig = figure(theme, margin=dict(l=190, r=14, t=26, b=42))
     own = _skills(r)
     rows = np.arange(len(own), dtype=float)
     names = [f"{r.skills[s]} ({words.asked(r, s)})" for s in own]
@@ -75,7 +75,7 @@ def _change_card(r) -> Figure:
 
 
 def change(r, theme: Theme) -> go.Figure:
-    fig = figure(theme, margin=dict(l=158, r=64, t=26, b=42))
+    fig = figure(theme, margin=dict(l=160, r=64, t=26, b=42))
     own = _skills(r)
     rows = np.arange(len(own), dtype=float)
     fig.update_layout(xaxis=dict(title="B − A, points of accuracy", showgrid=True, nticks=6), yaxis=dict(range=[len(own) - 0.5, -0.5], tickvals=rows.tolist(), ticktext=[r.skills[s] for s in own]))

@@ -40,7 +40,7 @@ def answer(runs) -> str:
     else:
         s, k = at
         text = [f"**{r.skills[s].capitalize()}**, {BOOK[k]}, falls from {percent(r.accuracy_a[s, k, 0])} to **{percent(r.accuracy_b[s, k, 0])}** of {asked(r, s)} questions "
-                f"(B − A {number(100 * r.change[s, k, 0])} points, 95 % interval {interval(100 * r.change[s, k, 1], 100 * r.change[s, k, 2])}; McNemar p = {number(r.p[s, k], 2)})."]
+                f"(B − A {number(100 * r.change[s, k, 0])} points, 95 % interval {number(100 * r.change[s, k, 1])} to {number(100 * r.change[s, k, 2])}; McNemar p = {number(r.p[s, k], 2)})."]
     wrong = [f"{percent(r.accuracy_b[s, WRONG, 0])} in {name}" for s, name in enumerate(r.skills) if asked(r, s)]
     text.append(f"With a wrong book B answers {', '.join(wrong)}.")
     return " ".join([*text, speed(r)])
