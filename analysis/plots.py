@@ -158,6 +158,23 @@ def ink(value: float, low: float, high: float) -> str:
     return "#FFFFFF" if value < low + 0.57 * (high - low) else "#16202A"
 
 
+def apart(values: list[float], gap: float) -> list[float]:
+    """Positions as near to `values` as they can be with at least `gap` between neighbours, in the same order: labels of lines
+    that end close to each other."""
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    groups: list[list[float]] = []  # [sum, count] of value minus its rank's share; neighbours that would collide are merged
+    for rank, i in enumerate(order):
+        groups.append([values[i] - rank * gap, 1])
+        while len(groups) > 1 and groups[-2][0] / groups[-2][1] > groups[-1][0] / groups[-1][1]:
+            total, count = groups.pop()
+            groups[-1] = [groups[-1][0] + total, groups[-1][1] + count]
+    flat = [total / count for total, count in groups for _ in range(count)]
+    out = [0.0] * len(values)
+    for rank, i in enumerate(order):
+        out[i] = flat[rank] + rank * gap
+    return out
+
+
 def label_sides(x: np.ndarray, y: np.ndarray, more: np.ndarray, width: float, height: float) -> list[tuple[str, int, int]]:
     """(anchor, shift x, shift y) in px for a short label at each point, in unit coordinates of a plot of that size in px, so
     that it covers neither points, nor the `more` points [n, 2], nor labels already placed."""

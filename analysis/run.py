@@ -162,16 +162,24 @@ def store() -> Store:
 def key(request: Request) -> str:
     """Key of the stored result. Needs the checkpoint's files (hashed once), not the model in memory; Refused where they or
     the text cannot be read, or the sequences are longer than the context."""
-    for v in request.variants:
+    read = (*request.variants, *also(request))
+    for v in read:
         require_possible(v)
         if request.corpus:
             _require_context(v, request.corpus)
     bench = lab(home())
     module = analysis.load(request.analysis)
     return fingerprint(
-        "analysis", SCHEMA, ENGINE, kernels.VERSION, request.analysis, code_identity(module), [bench.identity(v) for v in request.variants],
+        "analysis", SCHEMA, ENGINE, kernels.VERSION, request.analysis, code_identity(module), [bench.identity(v) for v in read],
         request.corpus and bench.corpus_identity(request.corpus), key_params(request.params),
     )
+
+
+def also(request: Request) -> tuple[Variant, ...]:
+    """Variants that the computation reads besides its subject."""
+    module = analysis.load(request.analysis)
+    found = module.also(request.variants[0], request.params) if hasattr(module, "also") else ()
+    return tuple(operators.canonical(v) for v in found)
 
 
 _alone = threading.Lock()  # hooks live on the shared model: two threads on one would read each other's activations
@@ -193,7 +201,7 @@ def execute(spec: dict, progress=None) -> str:
 
 def _compute(module, ask: Request, bench: Lab, entry_key: str, progress) -> None:
     began, cpu = time.perf_counter(), time.process_time()
-    captures = tuple(bench.capture(v, ask.corpus) for v in ask.variants)
+    captures = tuple(bench.capture(v, ask.corpus) for v in (*ask.variants, *also(ask)))
     loading = time.perf_counter()
     for v in ask.variants:
         bench.model(v, progress)

@@ -27,6 +27,34 @@ def ratio_interval(sums: np.ndarray, counts: np.ndarray, resamples: int = 2000, 
     return mean, low, high
 
 
+def pearson_interval(sums: np.ndarray, resamples: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+    """(r, low, high) of pairs given as sums by sequence [sequence, 6]: n, Σx, Σy, Σx², Σy², Σxy; sequences are resampled whole.
+
+    95 % percentile interval; NaN with one sequence, all NaN where one side does not vary.
+    """
+    sums = np.asarray(sums, np.float64)
+    r = float(_pearson(sums.sum(0)))
+    n = len(sums)
+    if n < 2 or not np.isfinite(r):
+        return r, float("nan"), float("nan")
+    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples).astype(np.float64)
+    low, high = np.nanquantile(_pearson(weights @ sums), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return r, float(low), float(high)
+
+
+def pair_sums(x: np.ndarray, y: np.ndarray, here: np.ndarray) -> np.ndarray:
+    """Sums by sequence [sequence, 6] for `pearson_interval`, of x and y [sequence, position] where `here` is True."""
+    x, y, n = np.where(here, x, 0.0), np.where(here, y, 0.0), here.sum(1)
+    return np.stack([n, x.sum(1), y.sum(1), (x * x).sum(1), (y * y).sum(1), (x * y).sum(1)], 1).astype(np.float64)
+
+
+def _pearson(sums: np.ndarray) -> np.ndarray:
+    n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread = np.maximum(n * xx - x * x, 0) * np.maximum(n * yy - y * y, 0)
+        return np.where(spread > 1e-18 * (n * xx) * (n * yy), (n * xy - x * y) / np.sqrt(spread), np.nan)
+
+
 @dataclass(frozen=True)
 class RankCorrelation:
     """Spearman's ρ of n pairs, its 95 % interval, the 95 % band of shuffled pairings and the two-sided p against them."""

@@ -51,3 +51,8 @@ class Capture:
         (the code of make's module, variant, corpus, name, parameters), so that display parameters never retrain it.
         `beside` are captures of further models that it depends on."""
         return self.lab.kept(name, self, parameters, make, plan_class, progress, beside)
+
+    def keep_plans(self, name: str, parameters: list[dict], make: Callable, plan_class: type, progress=None) -> list:
+        """Several of them that train together, each with an entry of its own; `make(progress, missing)` returns the plans of
+        the given indices, in order."""
+        return self.lab.kept_many(name, self, parameters, make, plan_class, progress)

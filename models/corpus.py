@@ -57,9 +57,7 @@ class Corpus:
 
         Raises Refused when the text is missing, empty, binary or shorter than one sequence.
         """
-        documents = read_documents(self, home)
-        cut = _packed if self.packing == "packed" else _padded
-        return cut(self, documents, tokenizer)
+        return cut(self, read_documents(self, home), tokenizer)
 
     def content_fingerprint(self, home: Path) -> str:
         """Hash of what the source holds, independent of slice and tokenizer; part of every key."""
@@ -237,6 +235,11 @@ def _encode(tokenizer, document: Document):
         hit = [a < end and b > start for a, b in encoded["offset_mapping"]]
         marks[name] = [x or y for x, y in zip(marks.get(name, [False] * len(hit)), hit)]
     return encoded["input_ids"], marks
+
+
+def cut(corpus: Corpus, documents, tokenizer) -> Tokens:
+    """Documents, in order, as the corpus packs and cuts them."""
+    return (_packed if corpus.packing == "packed" else _padded)(corpus, documents, tokenizer)
 
 
 def _packed(corpus: Corpus, documents, tokenizer) -> Tokens:

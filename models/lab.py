@@ -6,6 +6,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -167,20 +168,31 @@ class Lab:
 
     def kept(self, name: str, capture: Capture, parameters: dict, make, plan_class, progress=None, beside: tuple = ()):
         """An analysis's trained artefact, keyed by its maker's code, variant, corpus, name and parameters."""
-        maker = sys.modules[make.__module__]
-        key = fingerprint("kept", ENGINE, kernels.VERSION, name, code_identity(maker), self.identity(capture.variant),
-                          capture.corpus and self.corpus_identity(capture.corpus), parameters, *[self.identity(c.variant) for c in beside])
-        progress = (progress or Quiet()).part(key)
-        with self.store.lock(key, waiting=lambda: progress.step(0, 0, "another run trains this")):
-            entry = self.store.get(key)
-            if entry is None:
+        one = self._kept(name, capture, [parameters], sys.modules[make.__module__], lambda part, _: [make(part)], plan_class, progress, beside)
+        return one[0]
+
+    def kept_many(self, name: str, capture: Capture, parameters: list[dict], make, plan_class, progress=None) -> list:
+        """Several of them, each under its own key; `make(progress, missing)` makes those of the given indices together."""
+        return self._kept(name, capture, parameters, sys.modules[make.__module__], make, plan_class, progress, ())
+
+    def _kept(self, name: str, capture: Capture, parameters: list[dict], maker, make, plan_class, progress, beside: tuple) -> list:
+        about = ("kept", ENGINE, kernels.VERSION, name, code_identity(maker), self.identity(capture.variant), capture.corpus and self.corpus_identity(capture.corpus))
+        keys = [fingerprint(*about, each, *[self.identity(c.variant) for c in beside]) for each in parameters]
+        progress = progress or Quiet()
+        with ExitStack() as locks:
+            for key in sorted(set(keys)):
+                locks.enter_context(self.store.lock(key, waiting=lambda: progress.step(0, 0, "another run trains this")))
+            found = {i: decode(plan_class, entry) for i, key in enumerate(keys) if (entry := self.store.get(key)) is not None}
+            missing = [i for i in range(len(keys)) if i not in found]
+            if missing:
                 began = time.perf_counter()
-                plan = make(progress)
-                record = {"kind": "kept", "name": name, "written": capture.variant.written, "corpus": capture.corpus and capture.corpus.written,
-                          "parameters": parameters, "seconds": time.perf_counter() - began, "device": self.device}
-                self._put(key, plan, record)
-                return plan
-        return decode(plan_class, entry)
+                part = progress.part(fingerprint(*(keys[i] for i in missing)) if len(keys) > 1 else keys[0])
+                for i, plan in zip(missing, make(part, missing)):
+                    record = {"kind": "kept", "name": name, "written": capture.variant.written, "corpus": capture.corpus and capture.corpus.written,
+                              "parameters": parameters[i], "seconds": (time.perf_counter() - began) / len(missing), "device": self.device}
+                    self._put(keys[i], plan, record)
+                    found[i] = plan
+        return [found[i] for i in range(len(keys))]
 
     def _put(self, key: str, value, record: dict) -> None:
         arrays, tables, plain = encode(value)

@@ -47,6 +47,9 @@ class Text:
     def keep_plan(self, name, parameters, make, plan_class, progress=None, beside=()):
         return make(progress or Quiet())
 
+    def keep_plans(self, name, parameters, make, plan_class, progress=None):
+        return make(progress or Quiet(), list(range(len(parameters))))
+
 
 def text_for(model: Model, n_sequences: int = 20, length: int = 24, seed: int = 0) -> Text:
     """Random tokens; the last sequences are padded on the right."""

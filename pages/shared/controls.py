@@ -40,7 +40,7 @@ def write_link(name: str, text: str | None) -> None:
 
 
 def bar(f, kind, value: Any, disabled: bool = False) -> None:
-    """One control of the run bar: no label above, the value carries the name."""
+    """One control of the run bar: no label above, the value carries the name; a text field has it in front."""
     label = f.metadata.get("label", f.name)
     help_text = f.metadata.get("help") or None
     if kind is bool:
@@ -48,6 +48,7 @@ def bar(f, kind, value: Any, disabled: bool = False) -> None:
         return
     choices = _choices(f, kind, value)
     if choices is None:
+        st.caption(_label(f), width="content")
         _text(f, value, disabled, collapsed=True)
         return
     unit = f.metadata.get("unit", "")
@@ -98,7 +99,7 @@ def _toggle(f, value: bool, disabled: bool) -> None:
 def _text(f, value: Any, disabled: bool, collapsed: bool) -> None:
     st.text_input(
         _label(f), key=seed(f"param_{f.name}", "" if value == () else write_value(value)), disabled=disabled,
-        placeholder=_label(f), label_visibility="collapsed" if collapsed else "visible", help=f.metadata.get("help") or None,
+        placeholder=_label(f), label_visibility="collapsed" if collapsed else "visible", width=max(width(write_value(value)), 140) if collapsed else "stretch", help=f.metadata.get("help") or None,
         on_change=_store, args=(f"param_{f.name}", f.name, write_value(f.default)),
     )
 
