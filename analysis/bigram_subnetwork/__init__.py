@@ -49,6 +49,7 @@ TITLE = "Bigram subnetwork"
 QUESTION = "Which few weights are enough to turn a token into its usual successor?"
 MODELS = (1, 1)
 CORPUS = "demo/stories:32x128"
+report_params = {"penalties": "0 100", "optimal": "", "draws": 1, "new_tokens": 0}
 
 
 @dataclass(frozen=True)
