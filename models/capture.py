@@ -9,7 +9,7 @@ from functools import cached_property
 
 import torch
 
-from models.corpus import Corpus, Tokens
+from models.corpus import Corpus, Tokens, parse
 from models.loaded import Model
 
 
@@ -33,6 +33,10 @@ class Capture:
     @property
     def keep(self) -> torch.Tensor:
         return torch.from_numpy(self.tokens.keep)
+
+    def beside(self, written: str) -> Capture:
+        """The same variant on another text, given in its written form."""
+        return Capture(self.lab, self.variant, parse(written))
 
     @contextmanager
     def model(self) -> Iterator[Model]:

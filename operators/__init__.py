@@ -10,6 +10,7 @@ An operator is one module with
     check(params, shape) -> None           refuses in words, before any computation; the page asks it before anything is loaded
     decide(model, params, calibration, progress) -> Plan    expensive; calibration is a Capture of the parent, or None
     apply(model, plan) -> None             mechanical; replays at every load on a private copy
+    CALIBRATION                            optional: the text of a recipe that names none
     storage(model, plan) -> Storage        honest bits, and whether it is faster or only smaller
 
 and, where it can,
@@ -31,7 +32,7 @@ from models.params import key_params, read_params
 from models.refusal import Refused
 from models.variant import Step, Variant, parse as parse_grammar
 from operators import (
-    awq, drop_layers, flap, gptq, hqq, low_rank, magnitude, round_to_nearest, share_blocks, slice_gpt, sparsegpt, split_quant, tune_heads, wanda,
+    awq, cut_memorized, drop_layers, flap, gptq, hqq, low_rank, magnitude, round_to_nearest, share_blocks, slice_gpt, sparsegpt, split_quant, tune_heads, wanda,
 )
 
 CALIBRATION = "demo/mixed:train:64x128"  # where a recipe names no text
@@ -40,10 +41,16 @@ OPERATORS = {
     module.__name__.rpartition(".")[2]: module
     for module in (
         drop_layers, share_blocks, flap, magnitude, wanda, sparsegpt, low_rank, slice_gpt, round_to_nearest, gptq, awq, hqq, split_quant, tune_heads,
+        cut_memorized,
     )
 }
 
 PRUNES, QUANTISES = ("magnitude", "wanda", "sparsegpt"), ("round_to_nearest", "gptq", "awq", "hqq", "split_quant")
+
+
+def default_text(name: str) -> str:
+    """The calibration text of a step that names none: the operator's own, or the common one."""
+    return getattr(OPERATORS[name], "CALIBRATION", CALIBRATION)
 
 
 def parse(text: str) -> Variant:
@@ -134,5 +141,5 @@ def _checked(step: Step) -> Step:
     params = read_params(operator.Params, dict(step.params))
     default = key_params(operator.Params())
     given = tuple((name, value) for name, value in key_params(params).items() if value != default[name])
-    on = parse_corpus(step.on or CALIBRATION).written if operator.calibrated(params) else None
+    on = parse_corpus(step.on or default_text(step.operator)).written if operator.calibrated(params) else None
     return Step(step.operator, given, on, step.seed)

@@ -11,7 +11,8 @@ page = st.navigation(
     {
         "Look inside": [st.Page("layer_redundancy.py", title="Which blocks does the model not need?", default=True),
                         st.Page("bigram_subnetwork.py", title="Which few weights turn a token into its usual successor?"),
-                        st.Page("arithmetic_heads.py", title="Which few heads fetch the operands?")],
+                        st.Page("arithmetic_heads.py", title="Which few heads fetch the operands?"),
+                        st.Page("memorization_subspace.py", title="Is what it has by heart kept in one subspace?")],
         "Compress": [st.Page("compression.py", title="How small can the model get before it changes?"), st.Page("compression_cost.py", title="What did the compression cost?"),
                      st.Page("sensitivity.py", title="Where did the compression hurt?"), st.Page("compression_skills.py", title="Which skills did the compression take?"),
                      st.Page("compression_report.py", title="What did the compression change inside?")],

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from models.corpus import Tokens
 from models.layout import layout_for
 from models.loaded import Model
 from models.progress import Quiet
@@ -40,6 +41,13 @@ class Text:
     @contextmanager
     def model(self):
         yield self.subject
+
+    @property
+    def tokens(self):
+        return Tokens(self.ids.numpy(), self.keep.numpy(), {}, {})
+
+    def beside(self, written):
+        return text_for(self.subject, seed=7)
 
     def measure(self, requests, *, exclude_first=False, batch=8, progress=None):
         return stream(self.subject, self.ids, self.keep, requests, batch=batch, exclude_first=exclude_first, progress=progress)

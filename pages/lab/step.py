@@ -68,7 +68,7 @@ def _control(i: int, step: Step, f, kind, value) -> None:
 
 
 def _calibration(i: int, step: Step) -> None:
-    spec = parse_corpus(step.on or operators.CALIBRATION)
+    spec = parse_corpus(step.on or operators.default_text(step.operator))
     st.caption("Calibration text, read before it decides")
     with st.grid(2, min_column_width=150, gap="small"):
         key = f"step{i}_on_source"
@@ -102,7 +102,7 @@ def _fields(operator: str, given: dict) -> tuple:
 
 def _recalibrated(i: int, name: str, key: str) -> None:
     step, value = _steps()[i], st.session_state[key]
-    spec = parse_corpus(step.on or operators.CALIBRATION)
+    spec = parse_corpus(step.on or operators.default_text(step.operator))
 
     def changed() -> Step:
         new = parse_corpus(value) if name == "source" and ":" in str(value) else replace(spec, **{name: value})

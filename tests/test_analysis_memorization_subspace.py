@@ -1,0 +1,258 @@
+"""Memorization: extraction by hand, planted memory units found and cut exactly, nothing found where nothing is known by heart."""
+
+import numpy as np
+import pytest
+import torch
+
+import analysis
+from analysis import run
+from analysis.memorization_subspace import Params, words
+from metrics import memorized
+from metrics.extraction import Passages, completion, extract, passages, shortened
+from metrics.soft_prompt import recovery
+from models import checkpoints, shelf
+from models.corpus import Tokens, register_text
+from models.layout import layout_for
+from models.loaded import Model
+from operators import cut_memorized
+from tests import tiny
+from tests.operator_bench import Text, model_of, text_for
+
+NAME = "memorization_subspace"
+needs_demo = pytest.mark.skipif(not any(e.source == "demo/storyteller-a" for e in shelf.demo_models()), reason="the demo model is not trained yet")
+LENGTH, N = 10, 12  # tokens after the first, passages
+
+
+def strings(n: int = N, seed: int = 0) -> Passages:
+    """Random strings of ten tokens after the first: five of prefix, five of suffix."""
+    ids = torch.randint(4, 32, (n, LENGTH + 1), generator=torch.Generator().manual_seed(seed))
+    ids[:, 0] = 0
+    return Passages(ids, torch.full((n,), 6), torch.full((n,), LENGTH + 1))
+
+
+def planted(p: Passages, d_mlp: int = 256, memory: int = 0) -> tuple[Model, torch.Tensor]:
+    """A GPT-2 whose first MLP knows the strings by heart in neurons of its own: attention off, position and token readable from
+    the stream, one memory neuron for each (position, token before) that fires there only and writes the next token.
+
+    Returns the model and its memory neurons, bool [d_mlp].
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    width = 32 + 16 + 32  # token, position, next token
+    torch.manual_seed(0)
+    module = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=width, n_head=2, n_inner=d_mlp, n_positions=16, vocab_size=32, activation_function="relu", tie_word_embeddings=False,
+                                        bos_token_id=0, eos_token_id=1, pad_token_id=2)).eval()
+    block = module.transformer.h[0]
+    pairs = {}
+    for row in p.ids.tolist():
+        for at in range(5, LENGTH):
+            pairs.setdefault((at, row[at]), row[at + 1])
+    with torch.no_grad():
+        for q in module.parameters():
+            q.zero_()
+        module.transformer.wte.weight[:, :32] = torch.eye(32)
+        module.transformer.wpe.weight[:, 32:48] = torch.eye(16)
+        for norm in (block.ln_1, block.ln_2, module.transformer.ln_f):
+            norm.weight.fill_(1.0)
+        generator = torch.Generator().manual_seed(1)
+        block.mlp.c_fc.weight[:, memory:] = 0.3 * torch.randn(width, d_mlp - memory, generator=generator)  # the others fire everywhere and write a little
+        block.mlp.c_proj.weight[:, 48:] = 0.02 * torch.randn(d_mlp, 32, generator=generator)
+        where = torch.zeros(d_mlp, dtype=torch.bool)
+        for k, ((at, token), following) in enumerate(pairs.items()):
+            block.mlp.c_fc.weight[:, k] = 0
+            block.mlp.c_fc.weight[token, k] = block.mlp.c_fc.weight[32 + at, k] = 1.0  # a normed stream holds about ±6 at both
+            block.mlp.c_fc.bias[k] = -9.0
+            block.mlp.c_proj.weight[k] = 0
+            block.mlp.c_proj.weight[k, 48 + following] = 3.0
+            where[k] = True
+        module.lm_head.weight[:, 48:] = torch.eye(32)
+    for q in module.parameters():
+        q.requires_grad_(False)
+    return Model(module, tiny.tokenizer(), layout_for(module.config), "planted"), where
+
+
+@pytest.fixture(scope="module")
+def known():
+    """Strings whose (position, token) pairs never disagree about what follows, the model that knows them, its memory neurons."""
+    p, kept, pairs = strings(60), [], {}
+    for i, row in enumerate(p.ids.tolist()):
+        mine = {(at, row[at]): row[at + 1] for at in range(5, LENGTH)}
+        if all(pairs.get(key, value) == value for key, value in mine.items()):
+            pairs |= mine
+            kept.append(i)
+    p = p[torch.tensor(kept[:16])]
+    return p, *planted(p)
+
+
+# extraction
+
+
+def test_extraction_by_hand():
+    """A model that always says token + 1: 5 6 | 7 8 9 comes out, 5 6 | 7 9 10 is right for one token, then not."""
+
+    class Next:
+        def logits(self, ids):
+            return torch.nn.functional.one_hot((ids + 1) % 32, 32).float() * 50
+
+    p = Passages(torch.tensor([[0, 5, 6, 7, 8, 9], [0, 5, 6, 7, 9, 10]]), torch.tensor([3, 3]), torch.tensor([6, 6]))
+    found = extract(Next(), p)
+    assert found.exact.tolist() == [True, False] and found.leading.tolist() == [3, 1]
+    assert found.right.tolist() == pytest.approx([1, 2 / 3]) and found.nats[0] < 1e-6 < found.nats[1]
+    assert completion(Next(), p, 1) == [7, 8, 9]
+    short = shortened(p, 0.5)
+    assert short.ids[0].tolist() == [0, 6, 7, 8, 9, 0] and short.start.tolist() == [2, 2] and short.end.tolist() == [5, 5]
+
+
+def test_where_the_suffix_begins():
+    ids, keep = np.arange(16).reshape(2, 8), np.ones((2, 8), bool)
+    keep[1, 6:] = False
+    marked = np.zeros((2, 8), bool)
+    marked[0, 3:6] = marked[1, 2:5] = True
+    p = passages(Tokens(ids, keep, {}, {"suffix": marked}))
+    assert p.start.tolist() == [3, 2] and p.end.tolist() == [6, 5]
+    assert passages(Tokens(ids, keep, {}, {})).start.tolist() == [4]  # half; the second has fewer than four tokens after its half
+    assert passages(Tokens(ids, keep, {}, {}), prefix=1).start.tolist() == [2, 2]
+    assert p.predicting[0].nonzero().flatten().tolist() == [2, 3, 4]
+
+
+def test_greedy_decoding_agrees_with_the_single_pass(known):
+    p, model, _ = known
+    found = extract(model, p)
+    assert found.exact.all()
+    for i in range(3):
+        assert completion(model, p, i) == p.ids[i, 6:].tolist()
+    fresh = strings(20, seed=99)
+    result = extract(model, fresh)
+    for i in range(4):
+        said = completion(model, fresh, i)
+        assert (said == fresh.ids[i, 6:].tolist()) == bool(result.exact[i])
+
+
+# masks
+
+
+def test_masks_by_hand():
+    """W = [[3, −1, 2, 0], [1, 1, 1, 5]], sizes memorized [1, 2, 1, 1], base [2, 1, 1, ½]: |W|·mem = [3, 2, 2, 0], [1, 2, 1, 5]."""
+    w = torch.tensor([[3.0, -1.0, 2.0, 0.0], [1.0, 1.0, 1.0, 5.0]])
+    mem, base = torch.tensor([1.0, 2.0, 1.0, 1.0]), torch.tensor([2.0, 1.0, 1.0, 0.5])
+    assert memorized.located(w, mem, None, 0.25).tolist() == [[True, False, False, False], [False, False, False, True]]
+    assert memorized.located(w, mem, base, 0.25).tolist() == [[False] * 4, [False, False, False, True]]  # channel 0 is larger on the base
+    assert memorized.located(w, mem, base, 0.5)[1].tolist() == [False, True, False, True]
+    assert memorized.neuron_scores(w, mem, base).tolist() == pytest.approx([-(10**0.5), 2**0.5, 0.0, 2.5])
+    assert memorized.located_neurons(w, mem, base, 0.5)[0].tolist() == [False, True, False, True]
+    a, b = torch.tensor([[1, 1, 0, 0]]).bool(), torch.tensor([[0, 1, 1, 0]]).bool()
+    assert memorized.iou(a, b) == pytest.approx(1 / 3) and memorized.chance_iou(a, b) == pytest.approx(0.25 / 0.75)
+
+
+@pytest.mark.parametrize("unit", ["weights", "neurons"])
+def test_random_masks_have_the_same_counts(unit):
+    masks = {0: torch.zeros(6, 20, dtype=torch.bool)}
+    masks[0][:, :3] = True
+    other = memorized.random_like(masks, unit, 0)[0]
+    assert other.sum(1).tolist() == [3] * 6 and not torch.equal(other, masks[0])
+    assert torch.equal(other, memorized.random_like(masks, unit, 0)[0])
+
+
+# planted truth and negative control
+
+
+def base_of(model, p):
+    """The same format, never trained: other random strings at the same positions."""
+    fresh = strings(64, seed=5)
+    return memorized.of_passages(model, fresh)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_planted_memory_neurons_are_found_and_cutting_them_makes_the_model_forget(known, seed):
+    p, model, where = known
+    half = torch.randperm(len(p), generator=torch.Generator().manual_seed(seed))
+    first, second = p[half[:8]], p[half[8:]]
+    mem = memorized.of_passages(model, first)
+    fired = torch.zeros_like(where)
+    pairs = list(dict.fromkeys((at, row[at]) for row in p.ids.tolist() for at in range(5, LENGTH)))
+    for k, (at, token) in enumerate(pairs):
+        fired[k] = any(row[at] == token for row in first.ids.tolist())
+    masks = memorized.masks(model, mem, base_of(model, p), float(fired.sum()) / len(fired), "neurons")
+    found = masks[0][0]
+    assert int((found & fired).sum()) >= 0.95 * int(fired.sum())  # recall of the half's own memory neurons
+    cut = memorized.cut(model, masks)
+    assert extract(cut, first).exact.double().mean() <= 0.1
+    only_theirs = [i for i, row in enumerate(second.ids.tolist()) if not any(fired[k] for k, (at, t) in enumerate(pairs) if row[at] == t)]
+    assert extract(cut, second).exact[only_theirs].all()  # memory that half 1 does not share is left alone
+    random = memorized.cut(model, memorized.random_like(masks, "neurons", seed))
+    assert extract(random, first).exact.double().mean() > extract(cut, first).exact.double().mean() + 0.3
+
+
+def test_a_model_that_knows_nothing_by_heart_comes_out_empty(home, tmp_path):
+    run.lab.cache_clear()
+    source = "shelf/" + checkpoints.register(tiny.save(tiny.gpt2(), tmp_path / "tiny"), home)
+    words_ = tiny.text().split()
+    (tmp_path / "list.txt").write_text("\n\n".join(" ".join(words_[i : i + 20]) for i in range(0, 800, 20)))
+    corpus = register_text(tmp_path / "list.txt", home) + ":32x32:padded"
+    request = run.request(NAME, (source,), corpus, {"recovery": 0, "resamples": 100})
+    run.execute(request.to_json())
+    found = run.load(request)
+    assert found.result.n_memorized == 0 and not words.located(found.result) and found.result.control_name.startswith("the same passages")
+    module = analysis.load(NAME)
+    assert "too few" in module.answer([found]) and len(module.figures([found])) == 1 and len(module.headlines([found])) == 1
+    with pytest.raises(Exception, match="at least 4 are needed"):
+        model = model_of("gpt2")
+        cut_memorized.decide(model, cut_memorized.Params(base="shuffled"), text_for(model), None)
+    run.lab.cache_clear()
+
+
+# cut and recovery
+
+
+def test_the_operator_locates_what_the_analysis_locates(known):
+    p, model, where = known
+    text = Text(model, p.ids, torch.ones_like(p.ids, dtype=torch.bool))
+    plan = cut_memorized.decide(model, cut_memorized.Params(ratio=float(where.double().mean()), unit="neurons", base="shuffled", prefix=5), text, None)
+    variant = model.copy("cut")
+    cut_memorized.apply(variant, plan)
+    assert plan.n_located == len(p) and 0 < plan.density <= float(where.double().mean()) + 1e-9
+    assert extract(variant, p).exact.double().mean() <= 0.2 and extract(model, p).exact.all()
+
+
+def test_a_soft_prompt_brings_back_what_is_there_and_not_what_was_never_learned(known):
+    """One step of nothing is plain extraction; the same seed gives the same curve."""
+    p, model, _ = known
+    one = recovery(model, p[:4], (0, 5), n_vectors=2, seed=3)
+    assert torch.equal(one, recovery(model, p[:4], (0, 5), n_vectors=2, seed=3)) and one.shape == (2,)
+
+
+def test_verdicts_follow_the_control():
+    class R:
+        steps, n_recovered = np.array([0, 10, 30]), 8
+        recovered = np.array([[1.0, 1.0, 1.0], [0.1, 0.9, 1.0], [0.0, 0.0, 0.6]])
+
+    assert words.verdict(R)[0] == "suppressed" and "after 10 steps" in words.verdict(R)[1]  # at 30 the control is not clean any more
+    R.recovered = np.array([[1.0, 1.0, 1.0], [0.0, 0.0, 0.05], [0.0, 0.0, 0.0]])
+    assert words.verdict(R)[0] == "not recovered"
+    R.recovered = np.array([[1.0, 1.0, 1.0], [0.0, 0.2, 0.3], [0.0, 0.0, 0.0]])
+    assert words.verdict(R)[0] == "partly"
+    R.recovered = np.array([[1.0, 1.0, 1.0], [0.0, 0.2, 0.3], [0.5, 0.6, 0.9]])
+    assert words.verdict(R)[0] == "untested"
+
+
+@needs_demo
+def test_the_demo_model_canaries_fall_on_both_halves_and_random_cuts_do_nothing(home):
+    run.lab.cache_clear()
+    request = run.request(NAME, ("demo/storyteller-a",), None, {"recovery": 0, "resamples": 100})
+    run.execute(request.to_json())
+    found = run.load(request)
+    r, j = found.result, words.at_share(run.load(request))
+    assert r.n_memorized >= 40 and not r.control_exact.any()
+    often = r.exact[r.repeats == r.repeats.max()]
+    assert often.mean() >= 0.9
+    assert r.extracted[0, j].max() <= 0.6 and r.extracted[2, j].min() >= 0.85 and r.ratio[2, j] <= 1.05  # located against random at equal density
+    assert r.ratio[0, j] < r.ratio[1, j] + 0.02 and r.overlap[0].mean() > 3 * r.chance.mean()
+    assert r.overlap[1].mean() < r.overlap[0].mean()  # part of the overlap is the format
+    figures = analysis.load(NAME).figures([found])
+    assert [f.name for f in figures] == ["extraction", "cut", "overlap", "prefix", "neurons", "completions"]
+    from analysis.theme import DARK, LIGHT
+
+    for figure in figures:
+        for view in figure.views.values():
+            assert view(LIGHT).data and view(DARK).data
+    run.lab.cache_clear()
