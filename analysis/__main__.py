@@ -167,6 +167,7 @@ def corpus(text: str) -> str:
 
 
 def settings(pairs: list[str]) -> dict[str, str]:
+    """Parameters as text; a value that is the path of a file (./gsm8k.jsonl) is registered as a text first."""
     given: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -174,7 +175,7 @@ def settings(pairs: list[str]) -> dict[str, str]:
             raise Refused(f"--set {pair[:60]} is not name=value.")
         if name in given:
             raise Refused(f"--set {name} is given twice.")
-        given[name] = value
+        given[name] = corpus(value) if FOLDER.match(value) and Path(value).expanduser().is_file() else value
     return given
 
 

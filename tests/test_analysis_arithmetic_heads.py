@@ -23,7 +23,7 @@ from metrics.bootstrap import rank_correlation
 from metrics.patching.one_token import knocked_out
 from metrics.prompts.arithmetic_set import from_key
 from metrics.prompts.wordings import CHANGES, OPERATORS, WORDINGS
-from models.params import key_params
+from models.params import key_params, read_params
 from models.progress import Quiet
 from models.refusal import NotApplicable, Refused
 from tests import planted
@@ -321,8 +321,20 @@ def test_another_prompt_or_file_does_not_scan_again():
     assert "word_problems" not in wanted["arithmetic scan"] and {"top", "baseline", "draws", "word_problems"} <= set(wanted["arithmetic knock-outs"])
 
 
+def test_a_clicked_head_stands_first_where_heads_are_looked_at(pair):
+    card = subject.figures(pair[:1])[1]
+    dots = card.views[""](THEMES["light"]).data
+    rows = [float(y) for trace in dots for y in trace.y]
+    assert set(map(str, rows)) == set(card.links) and card.links[str(rows[1])].startswith("arithmetic_heads?a=demo/adder&")
+    name = card.links[str(rows[-1])].rpartition("head=")[2]
+    one = dataclasses.replace(pair[0], params=dataclasses.replace(PARAMS, head=name))
+    assert reading.name(one.result, reading.closest(one, 8)[0]) == name != reading.name(one.result, reading.closest(pair[0], 8)[0])
+    query = dict(part.split("=", 1) for part in card.links[str(rows[1])].partition("?")[2].split("&"))
+    assert read_params(subject.Params, {k: v for k, v in query.items() if k not in ("a", "b", "corpus")}) == dataclasses.replace(PARAMS, head=query["head"])
+
+
 def test_what_is_only_shown_is_no_part_of_the_key():
-    assert not {"change", "mlps", "measure", "threshold"} & set(key_params(PARAMS))
+    assert not {"change", "mlps", "measure", "threshold", "head"} & set(key_params(PARAMS))
 
 
 # ---- tuning

@@ -284,3 +284,9 @@ def test_the_command_is_safe_to_paste_and_sets_what_the_figures_show():
     line = run.command(asked)
     assert "'demo/a!bfloat16'" in line
     assert shlex.split(line)[3:] == ["layer_redundancy", "demo/a!bfloat16", "--corpus", asked.corpus.written, "--set", "tokens=after-first", "--set", "seed=3", "--out", "DIR"]
+
+
+def test_a_file_given_for_a_parameter_is_registered_as_a_text(home, tmp_path):
+    (tmp_path / "sums.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    given = command_line.settings([f"word_problems={tmp_path}/sums.jsonl", "prompt=/ 3 + 4", "seed=3"])
+    assert given["word_problems"].startswith("text/sums-") and given["prompt"] == "/ 3 + 4" and given["seed"] == "3"

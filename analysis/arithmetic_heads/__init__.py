@@ -36,7 +36,7 @@ draws among the heads in neither ranking. In the control text the heads stand at
 own, but tuning one of them tunes the K and V of the whole group.
 
 **What this does not show.** One head at a time: a head with a backup looks harmless. Held heads cannot react; activation patching
-lets them. A mean that no prompt ever shows can do damage of its own, so look at the random draws. A claim on the share of heads needs
+lets them. In bfloat16 an effect of a few percent is rounding. A mean that no prompt ever shows can do damage of its own, so look at the random draws. A claim on the share of heads needs
 a model of many. Word problems are answered at once, without written steps.
 
 Source: Zhang et al., “Interpreting and Improving Large Language Models in Arithmetic Calculation”, ICML 2024 (arXiv 2409.01659). Only
@@ -73,11 +73,12 @@ class Params:
     measure: Literal["relative logit", "log-probability", "logit difference"] = param(
         "relative logit", "{}", first=True, display=True, help="Relative logit is the paper's measure, second-hand; the others are differences in nats.")
     threshold: float = param(5.0, "A key head takes at least this share of the logit", low=0.0, high=100.0, unit="%", display=True)
+    head: str = param("", "Head to look at, such as L0H4", display=True, help="Stands first where heads are looked at closely; click a dot of the strongest heads.")
     prompts: int = param(96, "Prompts per operator and half", low=30, high=10_000, help="Correctly answered ones wanted; at most six times as many are asked.")
     operators: Literal["all", "plus", "minus", "times", "over"] = param("all", "Operators")
     largest: int = param(9, "Largest operand", low=2, high=99)
     null: Literal["@, nothing", "<, none"] = param("@, nothing", "In the operator's place", help="A sign in equations, a word in sentences.")
-    top: int = param(4, "Heads knocked out together, compared between operators, and tuned", low=1, high=1000)
+    top: int = param(4, "Heads knocked out, compared and tuned", low=1, high=1000)
     baseline: Literal["mean without operator", "mean of the prompts", "zero"] = param("mean without operator", "A knocked-out head gives")
     draws: int = param(20, "Random draws", low=20, high=1000)
     faster: Literal["all", "gradients", "none"] = param("all", "Faster views",

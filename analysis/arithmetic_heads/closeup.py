@@ -22,13 +22,8 @@ def label_of(token: str) -> str:
     return clean.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _order(run) -> list[tuple[int, int]]:
-    c, v, m = reading.chosen(run.params)
-    return reading.ranked(run.result, c, v, m)[:SHOWN]
-
-
 def pattern_card(runs) -> Figure:
-    r, order = runs[0].result, _order(runs[0])
+    r, order = runs[0].result, reading.closest(runs[0], SHOWN)
     best = order[0]
     at = int(r.pattern[best].argmax())
     height = 96 + 26 * len(order)
@@ -44,7 +39,7 @@ def pattern_card(runs) -> Figure:
 
 
 def pattern(run, theme: Theme) -> go.Figure:
-    r, order = run.result, _order(run)
+    r, order = run.result, reading.closest(run, SHOWN)
     n = min(len(r.token), MOST)
     z = np.array([r.pattern[x][-n:] for x in order])
     token = [label_of(str(t)) for t in r.token[-n:]]

@@ -18,6 +18,7 @@ from metrics.patching.roles import CURVES
 from metrics.prompts.wordings import OPERATORS, SIGN
 
 HEIGHT = 344
+TESTS = ("trained", "never trained", "control")  # of tuning.SETS, short
 
 # ---- knock-out
 
@@ -93,13 +94,13 @@ def transfer_card(runs) -> Figure:
 
 def transfer(run, theme: Theme) -> go.Figure:
     r, (change, _, _) = run.result, reading.chosen(run.params)
-    fig = figure(theme, margin=dict(l=148, r=14, t=26, b=42), height=HEIGHT)
+    fig = figure(theme, margin=dict(l=184, r=14, t=26, b=42), height=HEIGHT)
     n, rows = len(r.sets), np.arange(len(r.sets))
     scored = np.isfinite(r.score[:, 0])
     fig.update_layout(
         xaxis=dict(domain=[0, 0.62], title="right, %", range=[-3, 103], showgrid=True),
         xaxis2=dict(domain=[0.7, 1], anchor="y", title="change of ln p, nats", showgrid=True, nticks=4),
-        yaxis=dict(range=[n - 0.5, -0.5], tickvals=rows.tolist(), ticktext=[name[:22] for name in r.sets], tickfont=dict(color=theme.text)))
+        yaxis=dict(range=[n - 0.5, -0.5], tickvals=rows.tolist(), ticktext=[f"{name[:22]} ({n:,})" for name, n in zip(r.sets, r.n)], tickfont=dict(color=theme.text)))
     accuracy, span = 100 * r.accuracy, 100 * r.span
     _bands(fig, theme, accuracy[:, 1 + RANKED :], rows, "x")
     delta = r.score[:, 1:] - r.score[:, :1]
@@ -201,16 +202,18 @@ def tuning(run, theme: Theme) -> go.Figure:
     r = run.result
     fig = figure(theme, margin=dict(l=172, r=14, t=26, b=42), height=320)
     rows = np.arange(len(r.arms))
-    for s, name in enumerate(SETS):
+    for s in range(len(SETS)):
         n = "" if s == 0 else str(s + 1)
         left = s * 0.345
         values = 100 * r.tuned_accuracy[:, s]
         fig.update_layout({f"xaxis{n}": dict(domain=[left, left + 0.31], anchor="y", title="right, %", showgrid=True, nticks=5)})
         plots.dashed(fig, theme, values[0, 0], (f"x{n}", "y domain"))
-        plots.note(fig, theme, f"{name}, n = {int(r.tuned_n[s]):,}", left, 1.0, xanchor="left", yanchor="bottom", yshift=4, color=theme.text)
-        grey = [name == "before" or "random" in name for name in r.arms]
-        plots.dots(fig, theme, run.label, values[:, 0], rows, low=values[:, 1], high=values[:, 2], axes=(f"x{n}", "y"),
-                   custom=np.column_stack([values[:, 1:], r.arm_weights]), text=[f"{a}<br>{h[:60]}" for a, h in zip(r.arms, r.arm_heads)],
-                   hover="%{text}<br>%{x:.1f} % (%{customdata[0]:.1f} to %{customdata[1]:.1f}), %{customdata[2]:,} weights trained")
-        fig.data[-1].marker.color = [theme.null_line if g else theme.run(run.label) for g in grey]
+        plots.note(fig, theme, f"{TESTS[s]}, n = {int(r.tuned_n[s]):,}", left, 1.0, xanchor="left", yanchor="bottom", yshift=4, color=theme.text)
+        for grey in (False, True):
+            at = np.array([a for a, arm in enumerate(r.arms) if (arm == "before" or "random" in arm) == grey])
+            plots.dots(fig, theme, run.label, values[at, 0], rows[at], low=values[at, 1], high=values[at, 2], axes=(f"x{n}", "y"),
+                       custom=np.column_stack([values[at, 1:], r.arm_weights[at]]), text=[f"{r.arms[a]}<br>{r.arm_heads[a][:60]}" for a in at],
+                       hover="%{text}<br>%{x:.1f} % (%{customdata[0]:.1f} to %{customdata[1]:.1f}), %{customdata[2]:,} weights trained")
+            if grey:
+                fig.data[-1].marker.color = fig.data[-1].error_x.color = theme.null_line
     return fig.update_layout(yaxis=dict(range=[len(r.arms) - 0.5, -0.5], tickvals=rows.tolist(), ticktext=list(r.arms), tickfont=dict(color=theme.text)))

@@ -13,6 +13,7 @@ from analysis.contract import Figure
 from analysis.plots import number
 from analysis.theme import Theme, figure
 from metrics.prompts.wordings import OPERATORS, SIGN
+from models.variant import write_value
 
 STRONGEST = 12
 
@@ -134,6 +135,17 @@ def _mlp_bars(fig: go.Figure, theme: Theme, run, values: np.ndarray, measure: in
 
 # ---- the strongest heads
 
+SHIFT = 0.13  # of the two dots of a row
+
+
+def _links(runs, order: list[tuple[int, int]]) -> dict[str, str]:
+    """A clicked dot shows its head first in the cards below, everything else of the view staying as it is."""
+    a, default = runs[0], vars(type(runs[0].params)())
+    kept = {"a": a.subject, **({"b": runs[1].subject} if len(runs) > 1 else {}), "corpus": a.record.get("corpus")}
+    kept |= {k: write_value(v) for k, v in vars(a.params).items() if v != default[k]}
+    view = "&".join(f"{k}={v}" for k, v in kept.items() if v and k != "head" and "&" not in v)
+    return {str(float(row + side)): f"arithmetic_heads?{view}&head={reading.name(a.result, x)}" for row, x in enumerate(order) for side in (-SHIFT, SHIFT)}
+
 
 def _strongest_card(runs) -> Figure:
     a = runs[0]
@@ -151,7 +163,7 @@ def _strongest_card(runs) -> Figure:
         "validation prompts in other wordings; 95 % bootstrap "
         "intervals over prompts. Grey band: central 95 % of the other heads’ means." + (" Dashed: the key-head rule, second-hand." if m == 0 else ""),
         "; ".join(f"{reading.name(r, x)} {words.shown(one[x][0], m)}, other wordings {words.shown(two[x][0], m)}" for x in top[:3]) + ".",
-        height=map_height(runs),
+        height=map_height(runs), links=_links(runs, top),
     )
 
 
@@ -174,7 +186,7 @@ def strongest(run, theme: Theme) -> go.Figure:
         plots.note(fig, theme, f"−{run.params.threshold:g} %", -run.params.threshold, 1.0, ref=("x", "paper"), yanchor="bottom", yshift=4)
     rows = np.arange(len(top))
     hover = "%{text}<br>%{x:.3g} (%{customdata[0]:.3g} to %{customdata[1]:.3g})"
-    for values, shift, name in ((one, -0.14, "discovery"), (two, 0.14, "other wordings")):
+    for values, shift, name in ((one, -SHIFT, "discovery"), (two, SHIFT, "other wordings")):
         plots.dots(fig, theme, "A" if run.label not in "AB" else run.label, values[:, 0], rows + shift, low=values[:, 1], high=values[:, 2],
                    custom=values[:, 1:], size=7,
                    text=[f"{reading.name(r, x)}, {name}" for x in top], hover=hover)
@@ -197,21 +209,26 @@ def _lost_card(runs) -> Figure:
     return Figure(
         "lost", "Which arithmetic heads did the change kill?",
         f"Each line is one head in A and in B, over {over}. {f'Lost: {names}.' if lost else 'No key head of A is lost.'} A head that loses can have been "
-        "replaced by another.",
+        "replaced by another. Click a dot to look closer.",
         {"": partial(lost_heads, a, b)}, tables.pairs(a, b),
         f"Path effects of the strongest heads of A and of B ({setting(a)}) in A (circle) and B (diamond), discovery wordings, {over}; 95 % bootstrap "
         "intervals. "
         f"Lost: at least {a.params.threshold:g} % of the logit in A, less in B, with the interval of the paired difference above 0.",
-        f"Paired dots. Lost heads: {names or 'none'}.", height=map_height(runs),
+        f"Paired dots. Lost heads: {names or 'none'}.", height=map_height(runs), links=_links(runs, _compared(found)),
     )
+
+
+def _compared(found: reading.Both) -> list[tuple[int, int]]:
+    """The heads that are strongest in A or in B, in the order of A."""
+    least = np.fmin(found.a[..., 0], found.b[..., 0])
+    order = np.argsort(np.where(np.isfinite(least), least, np.inf).ravel(), kind="stable")[:STRONGEST]
+    return sorted((divmod(int(i), least.shape[1]) for i in order), key=lambda x: found.a[x][0])
 
 
 def lost_heads(a, b, theme: Theme) -> go.Figure:
     c, v, m = reading.chosen(a.params)
     found, k = reading.both(a.result, b.result, c, v, m), reading.scale(m)
-    least = np.fmin(found.a[..., 0], found.b[..., 0])
-    order = [divmod(int(i), least.shape[1]) for i in np.argsort(np.where(np.isfinite(least), least, np.inf).ravel(), kind="stable")][:STRONGEST]
-    order.sort(key=lambda x: found.a[x][0])
+    order = _compared(found)
     lost = set(reading.killed(a.result, b.result, c, a.params.threshold, v))
     fig = figure(theme, margin=dict(l=84, r=14, t=26, b=42), height=map_height([a, b]))
     names = [f"{reading.name(a.result, x)}{' lost' if x in lost else ''}" for x in order]
@@ -223,8 +240,8 @@ def lost_heads(a, b, theme: Theme) -> go.Figure:
     if m == reading.RELATIVE:
         plots.dashed(fig, theme, -a.params.threshold)
         plots.note(fig, theme, f"−{a.params.threshold:g} %", -a.params.threshold, 1.0, ref=("x", "paper"), yanchor="bottom", yshift=4)
-    plots.joins(fig, theme, np.stack([one[:, 0], rows - 0.12], 1), np.stack([two[:, 0], rows + 0.12], 1))
-    for run, values, shift in ((a, one, -0.12), (b, two, 0.12)):
+    plots.joins(fig, theme, np.stack([one[:, 0], rows - SHIFT], 1), np.stack([two[:, 0], rows + SHIFT], 1))
+    for run, values, shift in ((a, one, -SHIFT), (b, two, SHIFT)):
         plots.dots(fig, theme, run.label, values[:, 0], rows + shift, low=values[:, 1], high=values[:, 2], custom=values[:, 1:], size=7,
                    text=[f"{run.label}, {reading.name(a.result, x)}" for x in order],
                    hover="%{text}<br>%{x:.3g} (%{customdata[0]:.3g} to %{customdata[1]:.3g})")

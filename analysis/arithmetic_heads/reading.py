@@ -65,6 +65,14 @@ def ranked(r, change: int, convention: int = RECOMPUTED, measure: int = RELATIVE
     return [divmod(int(i), mean.shape[1]) for i in order if np.isfinite(mean.ravel()[i])]
 
 
+def closest(run, most: int) -> list[tuple[int, int]]:
+    """The heads that are looked at closely: the one that was asked for, then the strongest by what is shown."""
+    r = run.result
+    order = ranked(r, *chosen(run.params))
+    asked = [x for x in order if name(r, x) == run.params.head.strip()]
+    return [*asked, *(x for x in order if x not in asked)][:most]
+
+
 def key_heads(r, change: int, threshold: float, convention: int = RECOMPUTED, operator: int | None = None) -> list[tuple[int, int]]:
     """Heads whose patch takes more than `threshold` percent of the answer's logit away, the worst first: the rule of the paper."""
     mean = heads(r, change, convention, operator=operator)[..., 0]

@@ -118,13 +118,13 @@ class _Held:
         for c, name in enumerate(CHANGES):
             other = states_of(model, [p.changed[c] for p in part])
             for v, convention in enumerate(CONVENTIONS):
-                place = f"prompts {at + 1}–{here.stop} of {len(prompts)}, {name}, MLPs {convention}"
+                place = f"{name}, MLPs {convention}"
                 step = lambda i, place=place: progress.step(at, len(prompts), f"{place}, block {model.layers[i]}")
                 self.head_effect[c, v, :, here] = _axes(scan_heads(model, reference, other, own, every, convention, step))
                 self.mlp_effect[c, v, :, here] = _axes(scan_mlps(model, reference, other, own, every, convention))
             if seek:
                 few, others = reference.first(seek), other.first(seek)
-                step = lambda *_, name=name: progress.step(at, len(prompts), f"prompts {at + 1}–{here.stop} of {len(prompts)}, {name}, faster guesses")
+                step = lambda *_, name=name: progress.step(at, len(prompts), f"{name}, faster views")
                 for f, effects in enumerate(_faster(model, part[:seek], few, others, own[:seek], every, params, step)):
                     effects = _axes(effects)
                     known = weights * np.isfinite(effects).all((2, 3))  # [measure, prompt]

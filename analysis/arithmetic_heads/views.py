@@ -24,7 +24,7 @@ HEIGHT = 344
 
 
 def attention_card(runs) -> Figure:
-    r, order = runs[0].result, _order(runs[0])
+    r, order = runs[0].result, reading.closest(runs[0], SHOWN)
     best = order[0]
     place = int(np.nanargmax(r.attention[best][:3, 0]))
     mean = np.nanmean(r.attention[:, :, place, 0])
@@ -40,13 +40,8 @@ def attention_card(runs) -> Figure:
     )
 
 
-def _order(run) -> list[tuple[int, int]]:
-    c, v, m = reading.chosen(run.params)
-    return reading.ranked(run.result, c, v, m)[:SHOWN]
-
-
 def attention(run, theme: Theme) -> go.Figure:
-    r, order = run.result, _order(run)
+    r, order = run.result, reading.closest(run, SHOWN)
     z = 100 * np.array([*(r.attention[x][:, 0] for x in order), np.full(len(PLACES), np.nan)])
     mean = 100 * np.nanmean(r.attention[..., 0].reshape(-1, len(PLACES)), 0)
     ends = 100 * np.array([*(r.attention[x][:, 1:] for x in order), np.full((len(PLACES), 2), np.nan)])
