@@ -195,7 +195,9 @@ QUESTION = ("Body", "Question", "question", "Answer", "answer")  # of GSM8K and 
 
 
 def _json_document(row, path: Path, number: int) -> Document:
-    """A row's text is its `text`, or else its question with its answer, which is then marked."""
+    """A row is text, or its text is its `text`, or else its question with its answer, which is then marked."""
+    if isinstance(row, str):
+        return Document(row, {})
     if not isinstance(row, dict):
         row = {}
     labels = {k: v for k, v in row.items() if k != "text" and isinstance(v, (str, int, float, bool))}

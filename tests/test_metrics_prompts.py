@@ -205,6 +205,8 @@ def test_rows_of_question_files_become_text_with_the_answer_marked(tmp_path, hom
     (tmp_path / "sums.jsonl").write_text('{"question": "How many?", "answer": "so #### 3"}\n{"text": "plain"}\n')
     (tmp_path / "list.json").write_text('[{"Body": "Dan had 4", "Question": "How much?", "Answer": 1.0}]')
     (tmp_path / "none.json").write_text('[{"x": 1}]')
+    (tmp_path / "plain.json").write_text('["one", "two"]')
+    assert [d.text for d in read_documents(parse(register_text(tmp_path / "plain.json", home)), home)] == ["one", "two"]
     one, two = read_documents(parse(register_text(tmp_path / "sums.jsonl", home)), home)
     assert one.text == "How many?\nso #### 3" and one.labels["question"] == "How many?" and [one.text[a:b] for a, b,
                                                                                              _ in one.spans] == ["so #### 3"] and two.text == "plain"
