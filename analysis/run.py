@@ -238,6 +238,17 @@ def _flops(module, ask: Request, n_tokens: int) -> float:
     return sum(module.cost(s, n_tokens, ask.params) for s in ([shape(v) for v in ask.variants] or [None]))
 
 
+def export(v: Variant, folder: Path, device: str = "cpu", progress=None) -> str:
+    """Write a variant as a Hugging Face folder, really smaller where plain transformers can load that; returns what was written and
+    checked, in words. Refused where the folder would not give the same logits."""
+    from models.folder import export as write
+
+    bench = lab(home(), device)
+    with _alone:
+        model = bench.model(v, progress)
+        return write(model, v, bench.identity(v), folder, git_commit(), bench.physical(v, progress))
+
+
 def load(request: Request, label: str = "A") -> Run | None:
     """The stored result of a request, or None."""
     entry = store().get(key(request))

@@ -25,6 +25,7 @@ from cache.fingerprint import outdated  # first of the project's, so that it see
 KINDS = {  # kind of a spec -> (module, function of (spec, progress) -> key of the result)
     "analysis": ("analysis.run", "execute"),
     "sweep": ("analysis.sweep", "execute"),
+    "take_away": ("jobs.take_away", "execute"),
     "checkpoint": ("jobs.checkpoint", "execute"),
 }
 

@@ -17,16 +17,19 @@ TOLERANCE = 1e-4  # largest difference of a logit in float32; leaving out a bloc
 SIXTEEN_BITS = 0.25  # the same where the variant runs in bfloat16 or float16
 
 
-def export(model: Model, variant: Variant, identity: str, folder: Path, commit: str = "") -> str:
+def export(model: Model, variant: Variant, identity: str, folder: Path, commit: str = "", smaller: tuple[object | None, str] = (None, "")) -> str:
     """Write `model` to `folder` (made by this call) and load it again; returns one sentence for the reader.
 
-    Blocks removed whole are left out; where an architecture's blocks are not alike by position, so that the shorter model
-    differs, they stay as zeros instead. Raises Refused when the loaded folder does not give the same logits.
+    `smaller` is what Lab.physical gives: it is written where plain transformers can load it, else the reason is told. Blocks
+    removed whole are left out; where an architecture's blocks are not alike by position, so that the shorter model differs,
+    they stay as zeros instead. Raises Refused when the loaded folder does not give the same logits.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     limit = TOLERANCE if variant.dtype == "float32" else SIXTEEN_BITS
     gone = model.n_layers - len(model.layers)
-    for module, words in ([(without_blocks(model), f"{gone} of {model.n_layers} blocks left out")] if gone else []) + [(model.module, "")]:
+    forms = [(smaller[0], smaller[1])] if smaller[0] is not None and _plain(smaller[0]) else []
+    forms += [(without_blocks(model), f"{gone} of {model.n_layers} blocks left out")] if gone else []
+    for module, words in [*forms, (model.module, "")]:
         temporary = Path(tempfile.mkdtemp(prefix=".export-", dir=folder.parent))
         try:
             module.save_pretrained(temporary, state_dict=own_tensors(module))
@@ -38,11 +41,19 @@ def export(model: Model, variant: Variant, identity: str, folder: Path, commit: 
                 text = words or (f"{len(masked)} removed parts kept as zeros" if masked else f"all {model.n_layers} blocks kept")
                 (temporary / "README.md").write_text(card(model, variant, identity, text, difference, commit))
                 _put(temporary, folder)
-                return f"{text}; loaded again, the largest difference of a logit is {difference:.2g}."
+                size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+                return f"{text}; {size / 1e6:.3g} MB of weights; loaded again, the largest difference of a logit is {difference:.2g}."
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     found = "has tensors that do not fit its config" if difference == float("inf") else f"differs by {difference:.2g} in a logit (expected at most {limit:g})"
     raise Refused(f"Loaded again by transformers, {variant.written} {found}; nothing was written.")
+
+
+def _plain(module) -> bool:
+    """Whether every part is one that transformers makes: it has no place for skipped sublayers or thin factors."""
+    from models.smaller import Nothing, Thin
+
+    return not any(isinstance(part, (Nothing, Thin)) for part in module.modules())
 
 
 def own_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -104,7 +115,7 @@ def largest_difference(model: Model, folder: Path) -> float:
 def card(model: Model, variant: Variant, identity: str, removed: str, difference: float, commit: str) -> str:
     """README.md of the folder: what it is, how it was made, what was checked."""
     config = model.module.config
-    bits = f"- {len(model.bits)} tensors stand for quantized or pruned values and are written in full; the folder is not smaller for it\n" if model.bits else ""
+    bits = f"- {len(model.bits)} tensors stand for quantized or pruned values and are written in full; the format has no place for their codes\n" if model.bits else ""
     recipe = json.dumps(variant.to_json(), indent=1)
     return f"""---
 library_name: transformers

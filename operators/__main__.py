@@ -4,8 +4,8 @@
     python -m operators export MODEL DIR [--device cpu] [--recipes provenance.json]
 
 `export` writes a variant as a Hugging Face folder (config, safetensors, tokenizer, card) that plain transformers loads: blocks
-that were removed whole are left out, other removed parts stay as zeros, quantized weights are written as the values they stand
-for. The folder is loaded again and its logits compared before it is called done.
+that were removed whole are left out and a sliced stream is narrower where its architecture can be, other removed parts stay as
+zeros, quantized weights and thin factors are written as the values they stand for. The folder is loaded again and its logits compared before it is called done.
 """
 
 from __future__ import annotations
@@ -59,14 +59,13 @@ def write(text: str, folder: Path, device_name: str) -> int:
     from analysis.__main__ import device
     from analysis.__main__ import model as written
     from analysis.terminal import Bar
-    from models.folder import export
 
-    bench = run.lab(run.home(), device(device_name))
     variant = run.variant(written(text))
+    run.require_possible(variant)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Refused(f"{folder} is not an empty folder; choose another, so that two models do not mix.")
     with Bar(variant.written) as bar:
-        found = export(bench.model(variant, bar), variant, bench.identity(variant), folder, run.git_commit())
+        found = run.export(variant, folder, device(device_name), bar)
     print(f"{folder}: {found}")
     return 0
 

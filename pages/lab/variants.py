@@ -12,7 +12,7 @@ from analysis.frontier import Point, on_front
 from models import variant_shelf
 from models.refusal import Refused
 from models.variant import Variant
-from pages.lab import builder, link, subject
+from pages.lab import builder, link, subject, take_away
 from pages.shared import controls, queue, visitor
 from pages.shared.view import View
 from pages.shared.wording import plain
@@ -82,6 +82,8 @@ def actions(view: View, a: Variant, b: Variant) -> None:
                 st.switch_page(f"{page}.py", query_params={"a": view.a, "b": view.b, "corpus": view.corpus})
         st.button("Use as A", type="tertiary", icon=":material/swap_horiz:", key="use_as_a", on_click=_use_as_a, args=(b,))
         st.button("Edit its recipe", type="tertiary", icon=":material/edit:", key="edit_b", on_click=link.write, args=(b.steps[len(a.steps):],))
+        with st.popover("Take it away", type="tertiary", icon=":material/ios_share:", key="take_away"), st.container(width=460):
+            take_away.draw(view, b)
         if there is None:
             st.button("Keep on the shelf", type="tertiary", icon=":material/bookmark_add:", key="keep_b", on_click=builder.keep, args=(a, b))
             return
