@@ -16,6 +16,7 @@ page = st.navigation(
         "Compress": [st.Page("compression.py", title="How small can the model get before it changes?"), st.Page("compression_cost.py", title="What did the compression cost?"),
                      st.Page("sensitivity.py", title="Where did the compression hurt?"), st.Page("compression_skills.py", title="Which skills did the compression take?"),
                      st.Page("compression_report.py", title="What did the compression change inside?")],
+        "Align and merge": [st.Page("singular_alignment.py", title="Are two networks the same one with its units renamed?")],
         "Checkpoints": [st.Page("checkpoints.py", title="What is in this checkpoint, and can it be trusted?")],
         "Jobs": [st.Page("job_queue.py", title="Queue and history", url_path="jobs")],
         "Help": [st.Page("help.py", title="What this answers, and how")],

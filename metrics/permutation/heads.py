@@ -15,15 +15,21 @@ from metrics.permutation.spec import Attention, Maps
 
 def match_heads(a: Attention, gain: dict[str, torch.Tensor]) -> Maps:
     """gain: float64 [n, n] of each of the four spaces; what is returned is legal."""
+    value, inside = group_gains(a, gain)
+    groups = _assign(value)
+    within, qk, v = (torch.from_numpy(np.stack([inside[g, h][i] for g, h in enumerate(groups)])) for i in range(3))
+    return a.maps(torch.from_numpy(groups), within, qk, v)
+
+
+def group_gains(a: Attention, gain: dict[str, torch.Tensor]) -> tuple[np.ndarray, dict]:
+    """[n_kv, n_kv] what each group of A gains with each of B at its best inner order, and that order by (g, h)."""
     parts = _parts(a, gain)
     n = a.n_kv
     value, inside = np.zeros((n, n)), {}
     for g in range(n):
         for h in range(n):
             value[g, h], inside[g, h] = _pair(a, *(part[g, :, :, h] if part.ndim == 6 else part[g, :, h] for part in parts))
-    groups = _assign(value)
-    within, qk, v = (torch.from_numpy(np.stack([inside[g, h][i] for g, h in enumerate(groups)])) for i in range(3))
-    return a.maps(torch.from_numpy(groups), within, qk, v)
+    return value, inside
 
 
 def heads_gain(a: Attention, gain: dict[str, torch.Tensor], maps: Maps) -> float:

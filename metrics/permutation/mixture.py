@@ -13,7 +13,7 @@ from metrics.bootstrap import LEVEL
 from metrics.losses import sequence_losses
 from models.loaded import Model
 
-State = dict[str, torch.Tensor]
+State = dict[str, "torch.Tensor"]
 
 
 class Mixture:

@@ -48,13 +48,13 @@ def sinkhorn_gradient(p: torch.Tensor, upstream: torch.Tensor) -> torch.Tensor:
     return (weighted - p * (r[:, None] + c[None, :])).to(upstream)
 
 
-def sinkhorn_matching(spec: Spec, a: Pieces, b: Pieces, loss: Callable[[dict[str, torch.Tensor], int], torch.Tensor], *, start: Maps | None = None, steps: int = 100,
+def sinkhorn_matching(spec: Spec, a: Pieces, b: Pieces, loss: Callable[[dict[str, torch.Tensor], int], torch.Tensor], *, start: Maps | None = None, fixed: frozenset[str] = frozenset(), steps: int = 100,
                       rate: float = 0.1, temperature: float = 1.0, seed: int = 0, progress=None) -> Learned:
-    """Maps of B after `steps`; loss(pieces, i) is a differentiable loss of a network with these pieces on batch i."""
+    """Maps of B after `steps`, spaces in `fixed` as at the start; loss(pieces, i) is a differentiable loss of a network with these pieces on batch i."""
     progress = progress or Quiet()
     start = start or identity(spec)
     moved_b = apply(spec, b, start)
-    blocks = [block for block in spec.blocks if not (isinstance(block, str) and block in spec.rotates)]
+    blocks = [block for block in spec.blocks if not (isinstance(block, str) and (block in spec.rotates or block in fixed))]
     generator = torch.Generator().manual_seed(seed)
     n = [block.n_kv if isinstance(block, Attention) else spec.sizes[block] for block in blocks]
     state = {"step": 0, "losses": [], "random": generator.get_state()}

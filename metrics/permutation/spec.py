@@ -13,8 +13,8 @@ import torch
 
 from models.refusal import Refused
 
-Maps = dict[str, torch.Tensor]
-Pieces = Mapping[str, torch.Tensor]
+Maps = dict[str, "torch.Tensor"]
+Pieces = Mapping[str, "torch.Tensor"]
 
 
 @dataclass(frozen=True)

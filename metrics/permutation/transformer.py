@@ -28,9 +28,11 @@ MOST_UNITS = 16_384  # in one assignment: 2 GB of float64 gains, many minutes of
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """Where a piece lies: the rows (outputs) of a parameter, which GPT-2's Conv1D stores transposed."""
+    """Where a piece lies: the rows (outputs) of a parameter, which GPT-2's Conv1D stores transposed; `kind` is a word for tables."""
 
     parameter: str
+    kind: str
+    layer: int | None = None
     rows: torch.Tensor | None = None
     transposed: bool = False
 
@@ -89,23 +91,23 @@ def symmetry_of(model: Model, rotate: bool = False) -> Symmetry:
     sizes = {RESID: config.hidden_size}
     attention = []
 
-    def add(path: str, out: str | None, inner: str | None, rows: torch.Tensor | None = None, part: str = "") -> None:
+    def add(path: str, word: str, out: str | None, inner: str | None, layer: int | None = None, rows: torch.Tensor | None = None, part: str = "") -> None:
         """A linear or embedding module: its weight and bias."""
         module = model.module.get_submodule(path)
         flipped = is_conv1d(module)
         for kind, own in (("weight", (out, inner)), ("bias", (out,))):
             if getattr(module, kind, None) is not None:
                 name = f"{path}.{kind}" + (f":{part}" if part else "")
-                places[name], axes[name] = Piece(f"{path}.{kind}", rows, flipped and kind == "weight"), own
+                places[name], axes[name] = Piece(f"{path}.{kind}", word, layer, rows, flipped and kind == "weight"), own
 
-    def norm(path: str) -> None:
+    def norm(path: str, layer: int | None = None) -> None:
         for kind, _ in model.module.get_submodule(path).named_parameters():
-            places[f"{path}.{kind}"], axes[f"{path}.{kind}"] = Piece(f"{path}.{kind}"), (None if rotate and kind == "weight" else RESID,)
+            places[f"{path}.{kind}"], axes[f"{path}.{kind}"] = Piece(f"{path}.{kind}", "norm", layer), (None if rotate and kind == "weight" else RESID,)
 
     base = model.module.get_submodule(layout.base)
     for name, module in base.named_children():
         if isinstance(module, torch.nn.Embedding):
-            add(f"{layout.base}.{name}", None, RESID)
+            add(f"{layout.base}.{name}", "embed" if f"{layout.base}.{name}" == layout.embed else "position", None, RESID)
     for layer in range(model.n_layers):
         block = f"{layout.blocks}.{layer}"
         q, k, v, z, units = (f"{s}.{layer}" for s in ("q", "k", "v", "z", "mlp"))
@@ -116,16 +118,17 @@ def symmetry_of(model: Model, rotate: bool = False) -> Symmetry:
             matrix = Matrix(layer, name, "attn", *model.matrix(layer, name).shape, Site(layer, "attn_in"))
             for part, rows in row_parts(shape, matrix).items():
                 letter = part or name.rpartition(".")[2][0]
-                add(f"{block}.{name}", f"{letter}.{layer}", RESID, rows if part else None, part)
-        add(f"{block}.{layout.attn_output}", RESID, z)
-        for name in filter(None, (layout.mlp_input, layout.mlp_gated)):
-            add(f"{block}.{name}", units, RESID)
-        add(f"{block}.{layout.mlp_output}", RESID, units)
+                add(f"{block}.{name}", letter, f"{letter}.{layer}", RESID, layer, rows if part else None, part)
+        add(f"{block}.{layout.attn_output}", "o", RESID, z, layer)
+        add(f"{block}.{layout.mlp_input}", "gate" if layout.mlp_gated else "mlp in", units, RESID, layer)
+        if layout.mlp_gated:
+            add(f"{block}.{layout.mlp_gated}", "up", units, RESID, layer)
+        add(f"{block}.{layout.mlp_output}", "down" if layout.mlp_gated else "mlp out", RESID, units, layer)
         for name in dict.fromkeys(filter(None, (layout.attn_norm, layout.mlp_norm, layout.attn_post, layout.mlp_post_norm))):
-            norm(f"{block}.{name}")
+            norm(f"{block}.{name}", layer)
     norm(layout.final_norm)
     if model.module.get_submodule(layout.unembed).weight is not model.module.get_submodule(layout.embed).weight:
-        add(layout.unembed, None, RESID)
+        add(layout.unembed, "unembed", None, RESID)
     _require_all(model, places)
     if max(sizes.values()) > MOST_UNITS:
         raise Refused(f"{max(sizes.values()):,} units would have to be matched at once; more than {MOST_UNITS:,} take gigabytes and hours.")
