@@ -86,6 +86,7 @@ def compute(given: argparse.Namespace) -> int:
     requests = run.requests(given.name, given.model and model(given.model), given.against and model(given.against), given.corpus and corpus(given.corpus),
                             settings(given.set), device(given.device), tuple(map(model, given.more)))
     out = writable(given.out or Path("out") / given.name)
+    run.bring(tuple(v for request in requests for v in request.variants), again=True)
     for i, request in enumerate(requests):
         with Bar(", ".join(v.written for v in request.variants) or given.name) as bar:
             run.execute(request.to_json(), bar)

@@ -24,7 +24,7 @@ from analysis.contract import Run, Shape
 from cache.codec import decode, encode
 from cache.fingerprint import code_identity, fingerprint
 from cache.store import Entry, Store
-from models import checkpoints
+from models import checkpoints, hub
 from models.corpus import Corpus, parse as parse_corpus, require_context
 from models.lab import ENGINE, SCHEMA, Lab
 from models.outline import Outline, outline_of
@@ -182,6 +182,24 @@ def also(request: Request) -> tuple[Variant, ...]:
     return tuple(operators.canonical(v) for v in found)
 
 
+def bring(variants: tuple[Variant, ...], again: bool = False) -> None:
+    """Fetch from the hub what the recipes start from and is not here; `again`: ask also whether a branch has moved. Downloads,
+    so only a worker or a shell does it."""
+    for v in variants:
+        if v.parents:
+            bring(v.parents, again)
+        elif not v.base.startswith(("demo/", "shelf/")) and (again or not _here(v)):
+            hub.fetch(v.base, v.revision, home())
+
+
+def _here(v: Variant) -> bool:
+    try:
+        hub.find(v.base, v.revision, home())
+    except hub.NotHere:
+        return False
+    return True
+
+
 _alone = threading.Lock()  # hooks live on the shared model: two threads on one would read each other's activations
 
 
@@ -190,6 +208,7 @@ def execute(spec: dict, progress=None) -> str:
     shell, one computation at a time in a process."""
     module, ask = analysis.load(spec["analysis"]), from_json(spec)
     bench = lab(home(), ask.device)
+    bring((*ask.variants, *also(ask)))
     entry_key = key(ask)
     progress = progress or Quiet()
     with bench.store.lock(entry_key, waiting=lambda: progress.step(0, 0, "another run computes this")):

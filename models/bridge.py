@@ -19,6 +19,9 @@ def share(model):
     special tokens.
     """
     import torch
+
+    if any(p.is_meta for p in model.parameters()):
+        raise NotApplicable("TransformerLens needs the whole model in memory, and some blocks of this one are offloaded to disk. Choose bfloat16, or a machine with more memory.")
     from transformer_lens.model_bridge import TransformerBridge
 
     with torch.device("meta"):

@@ -4,8 +4,8 @@
     check(checkpoint)                     config against tensor names and shapes, on the meta device
     load(checkpoint)                      (model, tokenizer): every tensor from the file, none random, none dropped
 
-Sources: `demo/<name>`, `shelf/<alias>` (uploads and registered folders, models/shelf.py) and `owner/name` of a hub, with a
-revision that is resolved to a commit.
+Sources: `demo/<name>`, `shelf/<alias>` (uploads and registered folders, models/shelf.py) and `owner/name` of a hub, which must
+have been fetched (models/hub.py).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def resolve(source: str, home: Path, revision: str | None = None, demo: Path | N
                 "the files were changed. Register the folder again to get a new name for the new weights."
             )
         return checkpoint
-    folder, commit = hub.fetch(name, revision, home)
+    folder, commit = hub.find(name, revision, home)
     return _read(name, folder, "hub", home, commit)
 
 

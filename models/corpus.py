@@ -6,6 +6,7 @@ Written form, safe in a link, a shell and inside a variant:  SOURCE[:train|test]
     demo/mixed:train:64x128:seed1     calibration text from the training split
     text/notes:32x256                 a registered text or JSONL file
     hub/Salesforce/wikitext           a `datasets` id (needs the network, or its cache)
+    ids/uniform:64x11                 no text: every token drawn alike from the vocabulary, special ones left out
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from typing import Literal
 import numpy as np
 
 from models.refusal import Refused
+from models.serving import public
 
 MOST_SEQUENCES, LONGEST = 100_000, 8_192
+UNIFORM = "ids/uniform"
 _SOURCE = re.compile(r"(demo|text|hub)/[A-Za-z0-9][A-Za-z0-9._/\-]*\Z")
 
 
@@ -57,6 +60,8 @@ class Corpus:
 
         Raises Refused when the text is missing, empty, binary or shorter than one sequence.
         """
+        if self.source == UNIFORM:
+            return _uniform(self, tokenizer)
         return cut(self, read_documents(self, home), tokenizer)
 
     def content_fingerprint(self, home: Path) -> str:
@@ -69,6 +74,8 @@ class Corpus:
             return code_identity(demo.world)
         if kind == "text":
             return _text_entry(name, home)["sha256"]
+        if self.source == UNIFORM:
+            return UNIFORM
         from models.hub_text import dataset_revision
 
         return dataset_revision(name)
@@ -98,8 +105,8 @@ def parse(text: str) -> Corpus:
     if not isinstance(text, str) or not text or len(text) > 300:
         raise Refused("A corpus is written like demo/stories or text/<name>:64x128; this is empty or too long.")
     source, *parts = text.strip().split(":")
-    if not _SOURCE.match(source) or ".." in source:
-        raise Refused(f"“{source[:80]}” is not a corpus; expected demo/<strand>, text/<name> or hub/<owner>/<name>.")
+    if source != UNIFORM and (not _SOURCE.match(source) or ".." in source):
+        raise Refused(f"“{source[:80]}” is not a corpus; expected demo/<strand>, text/<name>, hub/<owner>/<name> or {UNIFORM}.")
     values: dict = {}
     for part in parts:
         if part in ("train", "test"):
@@ -307,6 +314,16 @@ def _padded(corpus: Corpus, documents, tokenizer) -> Tokens:
     return Tokens(ids, keep, _columns(labels), marks)
 
 
+def _uniform(corpus: Corpus, tokenizer) -> Tokens:
+    """Independent tokens, each of the vocabulary equally likely: what a model does without text; needs none to be cut."""
+    bos = [tokenizer.bos_token_id] if corpus.bos and tokenizer.bos_token_id is not None else []
+    plain = np.setdiff1d(np.fromiter(tokenizer.get_vocab().values(), np.int64), np.asarray(tokenizer.all_special_ids, np.int64))
+    rng = np.random.default_rng([corpus.seed, corpus.split == "train"])
+    body = plain[rng.integers(len(plain), size=(corpus.n_sequences, corpus.length - len(bos)))]
+    ids = np.concatenate([np.broadcast_to(np.asarray(bos, np.int64), (corpus.n_sequences, len(bos))), body], 1)
+    return Tokens(ids, np.ones_like(ids, bool), {}, {})
+
+
 def _columns(rows: list[dict]) -> dict[str, np.ndarray]:
     """Label dictionaries as columns; a label that a row lacks is an empty string."""
     names = sorted({name for row in rows for name in row})
@@ -315,6 +332,8 @@ def _columns(rows: list[dict]) -> dict[str, np.ndarray]:
 
 def register_text(path: Path, home: Path) -> str:
     """Bind a local text or JSONL file to an alias; returns the corpus source `text/<alias>`. Read whole once, to refuse early."""
+    if public():
+        raise Refused("Files of the server cannot be opened while the app serves others. Choose one of the texts that are here, or name a data set of a hub.")
     path = Path(path).expanduser().resolve()
     if not path.exists():
         raise Refused(f"There is no file {path}; check the path.")
@@ -323,12 +342,12 @@ def register_text(path: Path, home: Path) -> str:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     stem = re.sub(r"[^a-z0-9\-]+", "-", path.stem.lower()).strip("-") or "text"
     alias = f"{stem}-{digest[:6]}"
-    shelf = _texts(home)
-    shelf[alias] = {"path": str(path), "sha256": digest}
+    known = _texts(home)
+    known[alias] = {"path": str(path), "sha256": digest}
     target = home / "texts.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_suffix(".tmp")
-    temporary.write_text(json.dumps(shelf, indent=1))
+    temporary.write_text(json.dumps(known, indent=1))
     temporary.replace(target)
     return f"text/{alias}"
 

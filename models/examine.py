@@ -54,6 +54,11 @@ def key(ask: Ask, home: Path) -> str:
 
 
 def stored(ask: Ask, home: Path) -> Entry | None:
+    if ask.task == "fetch":
+        try:
+            folder_of(ask.source, home)
+        except hub.NotHere:
+            return None
     return _store(home).get(key(ask, home))
 
 
@@ -96,14 +101,8 @@ def folder_of(source: str, home: Path) -> Path:
         if not folder.is_dir():
             raise Refused(f"The folder of {shown(source, 60)} is gone. Put it back, or add it again.")
         return folder
-    fetched = stored(Ask("fetch", source), home)
-    if fetched is None or not Path(fetched.record["folder"]).is_dir():
-        raise NotHere(f"{shown(source, 80)} is not on this machine yet. Fetch it first.")
-    return Path(fetched.record["folder"])
-
-
-class NotHere(Refused):
-    """A hub's checkpoint that was not fetched."""
+    name, _, revision = source.partition("@")
+    return hub.find(name, revision or None, home)[0]
 
 
 def seal(folder: Path) -> str:
@@ -154,13 +153,14 @@ def _selfcheck(ask: Ask, home: Path, progress):
     checkpoint = checkpoints.resolve(ask.source, home)
     checkpoints.check(checkpoint)
     progress.step(1, 4, "loading")
-    model, tokenizer = checkpoints.load(checkpoint, finite=False)
+    fits = checkpoints.estimate(checkpoint) + checkpoints.HEADROOM <= checkpoints.available("cpu")
+    model, tokenizer = checkpoints.load(checkpoint, device="cpu" if fits else "offload", finite=False)
     progress.step(2, 4, "four checks on a short text")
     found = selfcheck.run(model, tokenizer)
     del model
     progress.step(3, 4, "the same through TransformerLens")
     try:
-        bridge, why = checkpoints.plain_vs_bridge(checkpoint), ""
+        bridge, why = (checkpoints.plain_vs_bridge(checkpoint), "") if fits else (None, "not compared: the model does not fit into memory whole.")
     except Refused as refusal:
         bridge, why = None, str(refusal)
     return {}, {}, {"check": {**asdict(found), "lines": list(found.lines)}, "passed": found.passed, "bridge": bridge, "no_bridge": why}

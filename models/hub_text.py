@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from models.refusal import Refused
+from models.serving import public
 
 MOST_DOCUMENTS = 20_000
 
@@ -12,7 +13,7 @@ def dataset_revision(name: str) -> str:
     from huggingface_hub import HfApi
 
     try:
-        return HfApi().dataset_info(name).sha
+        return HfApi(token=False if public() else None).dataset_info(name).sha
     except Exception as error:  # the hub client raises many kinds; each means the same to the reader
         raise Refused(f"The data set {name} could not be found on the hub ({type(error).__name__}); check the name and the network, or give a local file.") from None
 
@@ -24,7 +25,7 @@ def dataset_documents(name: str, split: str):
 
     revision = dataset_revision(name)
     try:
-        rows = load_dataset(name, split=split, revision=revision, streaming=True)
+        rows = load_dataset(name, split=split, revision=revision, streaming=True, token=False if public() else None)
     except Exception as error:
         raise Refused(f"The data set {name} has no readable split “{split}” ({type(error).__name__}); see its page on the hub.") from None
     for i, row in enumerate(rows):

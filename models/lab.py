@@ -18,7 +18,7 @@ from cache.codec import decode, encode
 from cache.fingerprint import code_identity, fingerprint
 from cache.store import Store
 from models import capture as capture_module
-from models import checkpoints
+from models import checkpoints, vocabulary
 from models.capture import Capture
 from models.corpus import Corpus, Tokens
 from models.corpus import parse as parse_corpus
@@ -90,6 +90,8 @@ class Lab:
 
     def _load(self, variant: Variant) -> Model:
         module, tokenizer = checkpoints.load(self.checkpoint(variant), variant.dtype, self.device)
+        if tokenizer is None and module.config.get_text_config().vocab_size <= vocabulary.MOST_NUMBERS:
+            tokenizer = vocabulary.numbers(module.config.get_text_config().vocab_size)
         return Model(module, tokenizer, layout_for(module.config), variant.written)
 
     def _replay(self, variant: Variant, progress) -> Model:

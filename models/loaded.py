@@ -57,9 +57,12 @@ class Model:
     def matrix(self, layer: int, name: str) -> torch.Tensor:
         """One block matrix as [out, in]; a view of the weights, not to be written to. Refused for a layer offloaded to disk."""
         found = weight(self.blocks[layer].get_submodule(name))
-        if found.is_meta:
-            raise Refused(f"Block {layer} is offloaded to disk, where its weights cannot be read or changed as a matrix. Load the model whole: choose bfloat16, or a machine with more memory.")
+        self._require_whole(found)
         return found
+
+    def _require_whole(self, *tensors: torch.Tensor) -> None:
+        if any(t.is_meta for t in tensors):
+            raise Refused(f"Some blocks of {self.written} are offloaded to disk, where weights can be neither read nor changed as a matrix. Load the model whole: choose bfloat16, or a machine with more memory.")
 
     def matrices(self) -> Iterator[tuple[int, str, torch.Tensor]]:
         """(layer, name, weight [out, in]) of every attention and MLP matrix of the blocks that are left."""
@@ -70,6 +73,7 @@ class Model:
     def set_matrix(self, layer: int, name: str, value: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         """Replace one block matrix by `value` [out, in] (and its bias [out]); tensors shared with a parent stay untouched."""
         module = self.blocks[layer].get_submodule(name)
+        self._require_whole(weight(module))
         if value.shape != weight(module).shape:
             raise Refused(f"{name} of block {layer} is {tuple(weight(module).shape)}, not {tuple(value.shape)}.")
         stored = value.T.contiguous() if is_conv1d(module) else value.contiguous()
@@ -103,6 +107,7 @@ class Model:
 
     def copy(self, written: str) -> Model:
         """A second skeleton over the same tensors: replacing a parameter in one leaves the other alone."""
+        self._require_whole(*self.module.parameters())
         shared = {id(t): t for t in (*self.module.parameters(), *self.module.buffers())}
         module = copy.deepcopy(self.module, memo=shared)
         return Model(module, self.tokenizer, self.layout, written, self.removed, dict(self.bits))

@@ -49,7 +49,7 @@ def run(model, tokenizer) -> SelfCheck:
 
     config = model.config.get_text_config()
     length = min(POSITIONS, getattr(config, "max_position_embeddings", None) or POSITIONS)
-    device = next(model.parameters()).device
+    device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))  # offloaded layers have no place of their own
     texts = [ids.to(device) for ids in _texts(tokenizer, config.vocab_size, length)]
     ids = texts[0] if texts else torch.randint(config.vocab_size, (1, length), generator=torch.Generator().manual_seed(0)).to(device)
     with torch.inference_mode():

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import re
 import shutil
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from models import configs, hashes, weights
 from models.refusal import Refused
+from models.serving import public
 
 DEMO = Path(__file__).resolve().parents[1] / "demo" / "models"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model")
@@ -41,6 +41,7 @@ class ShelfEntry:
     n_bytes: int = 0
     runnable: bool = True
     why: str = ""  # the sentence where it can be inspected but not run
+    notes: tuple[str, ...] = ()  # how it came: what was found, inferred, converted and left out
 
     @property
     def alias(self) -> str:
@@ -49,11 +50,6 @@ class ShelfEntry:
     @property
     def folder(self) -> Path:
         return Path(self.path)
-
-
-def public() -> bool:
-    """True while the app serves others (`MICROTOME_PUBLIC=1`)."""
-    return os.environ.get("MICROTOME_PUBLIC", "") not in ("", "0")
 
 
 def shelf(home: Path, user: str = "", demo: Path | None = None, inspectable: bool = False) -> list[ShelfEntry]:
@@ -186,7 +182,7 @@ def _entries(home: Path) -> dict[str, ShelfEntry]:
     if not path.is_file():
         return {}
     try:
-        return {alias: ShelfEntry(**fields) for alias, fields in json.loads(path.read_text()).items()}
+        return {alias: ShelfEntry(**{**fields, "notes": tuple(fields.get("notes", ()))}) for alias, fields in json.loads(path.read_text()).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise Refused(f"{path} cannot be read ({type(error).__name__}); expected the list of models on the shelf. Move it away and add the models again.") from error
 

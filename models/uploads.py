@@ -11,6 +11,7 @@ they expire.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import hmac
@@ -19,6 +20,7 @@ import os
 import re
 import secrets
 import shutil
+import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +35,10 @@ MAX_FILES = 200
 JOINED_LIMIT = 64 << 20  # bytes of a tokenizer's file that joins later
 DAY = 86_400
 KEEP_FREE = 2 << 30  # bytes of the disk that uploads never take
+NOTES = 30  # lines on how it came that stay with an upload
+AT_ONCE = 2  # uploads being opened, each in a process of its own with gigabytes of memory
+PATIENCE = 60  # seconds that the next one waits
+_OPENING = threading.BoundedSemaphore(AT_ONCE)
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,10 @@ class Upload:
     @property
     def whole(self) -> bool:
         return self.files == self.received
+
+
+class Busy(Refused):
+    """Too much is being opened at once; the upload is kept."""
 
 
 def allowance() -> Allowance:
@@ -197,30 +207,60 @@ def finish(
     limits: isolate.Limits = isolate.Limits(),
 ) -> tuple[shelf.ShelfEntry | None, intake.Outcome]:
     """(entry, outcome) once all has arrived; entry None while questions are open. A refused upload is removed."""
+    outcome = look_into(home, owner, id, answers, base, known_tokenizer, limits)
+    return None if outcome.questions else settle(home, owner, id, outcome, title), outcome
+
+
+def look_into(
+    home: Path, owner: str, id: str, answers: dict | None = None, base: Path | None = None, known_tokenizer: Path | None = None,
+    limits: isolate.Limits = isolate.Limits(),
+) -> intake.Outcome:
+    """Open the files in the fenced process; the upload stays, so that questions may be answered differently."""
     upload, folder = status(home, owner, id), _folder(home, id)
     if not upload.whole:
         missing = [name for name, size in upload.files.items() if upload.received[name] != size]
         raise Refused(f"{missing[0]} has {upload.received[missing[0]]:,} of {upload.files[missing[0]]:,} bytes ({len(missing)} files are not whole). Let the upload finish.")
     room = max(allowance().quota - used(home, owner), 0)
-    try:
-        outcome = intake.take(folder / "incoming", folder, answers, shelf.public(), base, known_tokenizer, limits, min(intake.UNPACKED_LIMIT, room + sum(upload.files.values())))
-    except Refused:
-        if "adapter_config.json" not in upload.files:  # an adapter waits for its base to be chosen
-            discard(home, owner, id)
-        raise
-    if outcome.questions:
-        return None, outcome
+    with _turn(folder):
+        try:
+            return intake.take(folder / "incoming", folder, answers, shelf.public(), base, known_tokenizer, limits, min(intake.UNPACKED_LIMIT, room + sum(upload.files.values())))
+        except Refused:
+            if "adapter_config.json" not in upload.files:  # an adapter waits for its base to be chosen
+                discard(home, owner, id)
+            raise
+
+
+@contextlib.contextmanager
+def _turn(folder: Path):
+    """One opening of an upload at a time, and AT_ONCE of all; Busy when others take longer than PATIENCE."""
+    with (folder / "opening.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Busy("This upload is being opened already, in another tab. Wait for it.") from error
+        if not _OPENING.acquire(timeout=PATIENCE):
+            raise Busy(f"{AT_ONCE} other uploads are being opened. Open it again in a minute; what you uploaded is kept.")
+        try:
+            yield
+        finally:
+            _OPENING.release()
+
+
+def settle(home: Path, owner: str, id: str, outcome: intake.Outcome, title: str = "") -> shelf.ShelfEntry:
+    """Put what `look_into` prepared on the shelf; what is not needed any more is removed."""
+    upload, folder = status(home, owner, id), _folder(home, id)
     for leftover in ("incoming", "unpacked"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
-    (folder / "upload.json").unlink()
+    for leftover in ("upload.json", "opening.lock"):
+        (folder / leftover).unlink(missing_ok=True)
     now, stays = time.time(), allowance().stays
     called = re.sub(r"[^\w .\-]", "", title)[:80] or next(iter(upload.files))
     entry = shelf.ShelfEntry(
         f"shelf/u-{secrets.token_hex(12)}", str(folder / "model"), "upload", called, shelf.content(folder / "model", home) if outcome.fields else None,
-        owner, False, now, now + stays if stays else None, _bytes(folder), outcome.runnable, outcome.why,
+        owner, False, now, now + stays if stays else None, _bytes(folder), outcome.runnable, outcome.why, outcome.notes[:NOTES],
     )
     shelf.add(entry, home)
-    return entry, outcome
+    return entry
 
 
 def unfinished(home: Path, owner: str) -> list[Upload]:

@@ -1,8 +1,8 @@
 """The tokenizer of a checkpoint, from its files and nothing else.
 
 `tokenizer.json` is read as it stands by the tokenizers library, with the special tokens that the folder names: no class
-named in a config is looked up, no code of the folder runs. Where a folder has none, `byte_level` and `numbers` make
-one on request; nothing is guessed silently.
+named in a config is looked up, no code of the folder runs. Where a folder has none, `byte_level` makes one on request, and
+otherwise text is token `numbers`; nothing is guessed silently.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from models import headers, regexes
 from models.refusal import Refused, shown
 
 MAX_ID = 1 << 24
+MOST_NUMBERS = 1 << 18  # the largest vocabulary whose ids may be written as text
 MAX_TOKENIZER = 64 << 20  # bytes of tokenizer.json; 256,000 tokens with merges need about 35
 SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
@@ -143,15 +144,24 @@ def byte_level(vocab_size: int):
 
 
 def numbers(vocab_size: int):
-    """Text is the ids themselves, written as numbers with spaces (`0 2 1`): certain for any model, natural for few."""
+    """For a model without a tokenizer: text is the ids themselves, written with spaces (`0 2 1`). Any other word is Refused."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    if not 0 < vocab_size <= 1 << 18:
-        raise Refused(f"Token numbers are offered up to a vocabulary of {1 << 18:,}; this model has {vocab_size:,}. Give its tokenizer.json.")
+    if not 0 < vocab_size <= MOST_NUMBERS:
+        raise Refused(f"Token numbers are read up to a vocabulary of {MOST_NUMBERS:,}; this model has {vocab_size:,} and no tokenizer. Give its tokenizer.json.")
+
+    class Numbers(PreTrainedTokenizerFast):
+        def __call__(self, text, *rest, **settings):
+            for word in (text if isinstance(text, str) else " ".join(text)).split():
+                if not (word.isascii() and word.isdigit() and str(int(word)) == word and int(word) < vocab_size):
+                    raise Refused(f"This model has no tokenizer: its text is token numbers from 0 to {vocab_size - 1:,} with spaces between, such as “0 {vocab_size - 1}”; found {shown(word, 24)}. "
+                                  "Choose a text file of numbers, or ids/uniform (random ones).")
+            return super().__call__(text, *rest, **settings)
+
     tokenizer = Tokenizer(models.WordLevel({str(number): number for number in range(vocab_size)}, unk_token="0"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    return Numbers(tokenizer_object=tokenizer)
 
 
 def _signs() -> list[str]:

@@ -65,6 +65,11 @@ def read(folder: Path) -> Weights:
     raise Refused(f"Found {len(names)} weight files ({', '.join(names[:4])}…) and no index; expected {SINGLE} or shards with {INDEX}. Keep one model per folder.")
 
 
+def is_shard(name: str) -> bool:
+    """model-00001-of-00003.safetensors."""
+    return _SHARD.match(name) is not None and name.startswith("model-")
+
+
 def _nothing(folder: Path) -> str:
     found = sorted(p.name for p in folder.iterdir())[:6]
     pickles = [name for name in found if name.endswith(PICKLES)]

@@ -64,6 +64,7 @@ def write(text: str, folder: Path, device_name: str) -> int:
     run.require_possible(variant)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Refused(f"{folder} is not an empty folder; choose another, so that two models do not mix.")
+    run.bring((variant,), again=True)
     with Bar(variant.written) as bar:
         found = run.export(variant, folder, device(device_name), bar)
     print(f"{folder}: {found}")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hostile import small
 
-from models import checkpoints, shelf, vocabulary
+from models import checkpoints, hub, shelf, vocabulary
 from models.refusal import Refused
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "checkpoints"
@@ -173,6 +173,8 @@ def test_hub_without_a_network_gets_a_sentence(home, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(Refused, match="is not on this machine and the hub is switched off"):
+        hub.fetch("someone/some-model", None, home)
+    with pytest.raises(Refused, match="not on this machine yet. Fetch it first"):
         checkpoints.resolve("someone/some-model", home)
 
 

@@ -101,3 +101,25 @@ def test_too_short(tokenizer, monkeypatch, tmp_path):
     with_documents(monkeypatch, [Document("a b", {})])
     with pytest.raises(Refused, match="fewer than one sequence"):
         Corpus("text/t", length=64).tokens_for(tokenizer, tmp_path)
+
+
+def test_uniform_tokens_need_no_text_and_leave_special_ones_out(tokenizer, tmp_path):
+    tokens = parse("ids/uniform:200x11").tokens_for(tokenizer, tmp_path)
+    assert tokens.ids.shape == (200, 11) and (tokens.ids[:, 0] == 0).all() and tokens.keep.all()
+    counts = np.bincount(tokens.ids[:, 1:].ravel(), minlength=9)
+    assert not counts[:4].any() and np.abs(counts[4:] - 400).max() < 90  # five words alike, five standard deviations
+    again, other, train = (parse(f"ids/uniform{more}:200x11").tokens_for(tokenizer, tmp_path).ids for more in (":seed0", ":seed1", ":train"))
+    assert (again == tokens.ids).all() and (other != tokens.ids).any() and (train != tokens.ids).any()
+    assert parse("ids/uniform:200x11").content_fingerprint(tmp_path) and parse("ids/uniform:200x11").written == "ids/uniform:200x11"
+    with pytest.raises(Refused, match="is not a corpus"):
+        parse("ids/other")
+
+
+def test_a_file_of_the_server_is_not_opened_for_others(tmp_path, monkeypatch):
+    file = tmp_path / "secrets.txt"
+    file.write_text("a secret")
+    monkeypatch.setenv("MICROTOME_PUBLIC", "1")
+    with pytest.raises(Refused, match="cannot be opened while the app serves others"):
+        register_text(file, tmp_path)
+    monkeypatch.delenv("MICROTOME_PUBLIC")
+    assert register_text(file, tmp_path).startswith("text/secrets-")

@@ -113,12 +113,21 @@ def test_an_answer_that_is_not_offered_is_refused(prepare, saved):
 def test_missing_tokenizer_is_asked_for_and_each_choice_works(prepare, saved):
     files = [saved / "gpt2" / "model.safetensors", saved / "gpt2" / "config.json"]
     (question,) = prepare(*files)["questions"]
-    assert question["options"] == ["none", "byte-level", "numbers"]
-    for choice, text, ids in (("byte-level", "ab", [97, 98]), ("numbers", "4 299", [4, 299])):
-        assert prepare(answers={"tokenizer": choice})["runnable"]
-        assert checkpoints.load(checkpoints.from_folder("upload", prepare.model))[1](text)["input_ids"] == ids
+    assert question["options"] == ["numbers", "byte-level"] and question["default"] == "numbers"
+    assert prepare(answers={"tokenizer": "byte-level"})["runnable"]
+    assert checkpoints.load(checkpoints.from_folder("upload", prepare.model))[1]("ab")["input_ids"] == [97, 98]
+    assert prepare(answers={"tokenizer": "numbers"})["runnable"]
+    assert checkpoints.load(checkpoints.from_folder("upload", prepare.model))[1] is None, "token numbers need no file"
     assert prepare(answers={"tokenizer": "known"}, known=saved / "llama")["runnable"]
     assert (prepare.model / "tokenizer.json").read_bytes() == (saved / "llama" / "tokenizer.json").read_bytes()
+
+
+def test_a_tokenizer_of_another_model_is_told_and_asked_about_again(prepare, saved, tmp_path):
+    small.gpt2(tmp_path / "larger", vocab=400)
+    (tmp_path / "tokenizer.json").write_text((tmp_path / "larger" / "tokenizer.json").read_text().replace('"a":97', '"a":397').replace('"a": 97', '"a": 397'))
+    outcome = prepare(saved / "gpt2" / "model.safetensors", saved / "gpt2" / "config.json", tmp_path / "tokenizer.json", answers={"tokenizer": "none"})
+    assert "ids up to 397, the model knows 300" in outcome["problem"] and [q["field"] for q in outcome["questions"]] == ["tokenizer"] and not outcome["runnable"]
+    assert prepare(answers={"tokenizer": "numbers"})["runnable"], "what is chosen stands before the file"
 
 
 def test_pickled_state_dict_and_wrappers(prepare, saved, tmp_path):

@@ -13,6 +13,7 @@ from models.lab import Lab
 from models.refusal import Refused
 from models.variant import parse
 from tests import tiny
+from tests.conftest import DATA
 from tests.probes import large_table, trainer, two_models
 
 PROBES = {"large_table": large_table, "trainer": trainer, "two_models": two_models}
@@ -152,7 +153,7 @@ def test_a_merge_round_trips_through_its_written_form(bench):
 def test_an_offloaded_model_gives_the_same_statistics_and_refuses_to_be_changed(home, tmp_path, monkeypatch):
     """Most layers on disk, read at each pass: moments agree to the bit; a recipe is refused in words."""
     from kernels.moments import Moments
-    from models import checkpoints
+    from models import bridge, checkpoints, selfcheck
     from models.corpus import parse as parse_corpus
     from models.corpus import register_text
     from models.layout import Site
@@ -170,5 +171,54 @@ def test_an_offloaded_model_gives_the_same_statistics_and_refuses_to_be_changed(
     assert all(torch.equal(a.mean, b.mean) and a.count == b.count for a, b in zip(found, expected))
     with pytest.raises(Refused, match="offloaded"):
         offloaded.model(parse(model + "~drop_layers:blocks=1"))
+    there = offloaded.model(parse(model))
+    on_disk = next(i for i in range(3) if there.blocks[i].mlp.up_proj.weight.is_meta)
+    for change in (lambda: list(there.matrices()), lambda: there.copy("x"), lambda: there.set_matrix(on_disk, "mlp.up_proj", torch.zeros(24, 16)), lambda: there.remove(frozenset({(on_disk, "mlp")}))):
+        with pytest.raises(Refused, match="offloaded to disk"):
+            change()
     with pytest.raises(Refused, match="offloaded to disk"):
-        list(offloaded.model(parse(model)).matrices())
+        bridge.share(there.module)
+    assert selfcheck.run(there.module, there.tokenizer).passed
+
+
+def test_a_model_without_a_tokenizer_reads_token_numbers_and_nothing_else(home, tmp_path):
+    """The sorting model's own folder, where it lies: its ids written as text come back as ids; words are refused with the way out."""
+    from models.corpus import parse as parse_corpus
+    from operators import OPERATORS, parse
+
+    folder = tmp_path / "bare"
+    tiny.gpt2().save_pretrained(folder)
+    model = parse("shelf/" + checkpoints.register(folder, home))
+    bench = Lab(home, OPERATORS)
+    for name, text in (("ids.txt", "3 1 2 31\n\n0 5 6 7 8"), ("words.txt", "once upon a time"), ("beyond.txt", "1 2 32"), ("signs.txt", "1 2 ² 03")):
+        (tmp_path / name).write_text(text)
+    read = lambda name, cut: bench.tokens(model, parse_corpus(register_text(tmp_path / name, home) + cut))
+    padded = read("ids.txt", ":2x5:padded")
+    assert padded.ids.tolist() == [[3, 1, 2, 31, 0], [0, 5, 6, 7, 8]] and padded.keep.tolist()[0] == [True] * 4 + [False]
+    assert bench.model(model).tokenizer.decode([3, 31]) == "3 31"
+    for name, found in (("words.txt", "once"), ("beyond.txt", "32"), ("signs.txt", r"\?")):
+        with pytest.raises(Refused, match=f"token numbers from 0 to 31 .* found {found}"):
+            read(name, ":1x4")
+    assert bench.tokens(model, parse_corpus("ids/uniform:3x8")).ids.max() < 32
+
+
+@pytest.mark.skipif(not (DATA / "checkpoints" / "nano-gpt-sort").is_dir(), reason="the sorting model is not on this machine")
+def test_the_sorting_model_sorts_what_is_written_as_numbers(home, tmp_path):
+    from itertools import product
+
+    from models.corpus import parse as parse_corpus
+    from operators import OPERATORS, parse
+
+    inputs = list(product(range(3), repeat=6))[::29]
+    (tmp_path / "digits.txt").write_text("\n\n".join(" ".join(map(str, [*given, *sorted(given)])) for given in inputs))
+    text = register_text(tmp_path / "digits.txt", home)
+    model = parse("shelf/" + checkpoints.register(DATA / "checkpoints" / "nano-gpt-sort", home))
+    bench = Lab(home, OPERATORS)
+    tokens = bench.tokens(model, parse_corpus(f"{text}:{len(inputs)}x11:padded"))
+    guesses = bench.model(model).logits(torch.from_numpy(tokens.ids)).argmax(-1)[:, 5:]
+    assert guesses.tolist() == [sorted(given) for given in inputs]
+    with pytest.raises(Refused, match="longer than the context .* 11 tokens"):
+        bench.tokens(model, parse_corpus(f"{text}:4x12:padded"))
+    request = run.request("layer_redundancy", (model.written,), f"{text}:20x11:padded", {})
+    run.execute(request.to_json())
+    assert run.load(request) is not None

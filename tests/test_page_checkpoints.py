@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_a_folder_is_opened_and_shown_from_its_headers(app, home, made):
     assert source.startswith("shelf/a-")
     text = words(test)
     assert "28 tensors" in text and "2 blocks" in text and "gpt2" in text and "How is it built?" in text
-    assert [job.spec["task"] for job in client.queue()] == ["statistics"]
+    assert {job.spec["task"] for job in client.queue()} == {"statistics", "selfcheck"}
     assert button(test, "open_analysis") is not None
     work(home, Ask("statistics", source))
     test.run()
@@ -270,19 +271,41 @@ def test_questions_are_asked_and_answers_reach_the_intake(app, home, made, monke
             asked = (Question("n_head", "How many heads?", 2, (1, 2, 4)), Question("tokenizer", "No tokenizer.", "none", ("none", "byte-level")))
             return intake.Outcome(folder / "model", "safetensors", {"model_type": "gpt2"}, asked, False, "", (), ("config.json was missing: <b>",), ())
         shutil.copytree(made / "a", folder / "model", dirs_exist_ok=True)
-        return intake.Outcome(folder / "model", "safetensors", {"model_type": "gpt2"}, (), True, "", (), (), ("Logits: all finite.",))
+        return intake.Outcome(folder / "model", "safetensors", {"model_type": "gpt2"}, (), True, "", (), ("config.json was missing: <b>",), ("Logits: all finite.",))
 
     monkeypatch.setattr(arriving.uploads.intake, "take", take)
     test = app()
     button(test, f"finish_{upload.id}").click().run()
     assert not test.exception and "A few things the files do not say" in words(test)
     next(s for s in test.selectbox if s.key == "answer_n_head").set_value(4).run()
-    next(s for s in test.selectbox if s.key == "answer_tokenizer").set_value("byte-level").run()
+    next(r for r in test.radio if r.key == "answer_tokenizer").set_value("byte-level").run()
     button(test, "answer_go").click().run()
     assert given[-1] == ({"n_head": 4, "tokenizer": "byte-level"}, ["model.safetensors"])
-    assert "is on the shelf" in words(test) and "Logits: all finite." in words(test)
+    assert "runs" in words(test) and "Logits: all finite." in words(test) and not [e for e in shelf.shelf(home) if e.kind == "upload"], "not final yet"
+    button(test, "answer_again").click().run()
+    assert next(s for s in test.selectbox if s.key == "answer_n_head").value == 4, "the last answer is the proposal"
+    next(s for s in test.selectbox if s.key == "answer_n_head").set_value(1).run()
+    button(test, "answer_go").click().run()
+    button(test, "keep_it").click().run()
+    assert given[-1][0] == {"n_head": 1, "tokenizer": "byte-level"} and "is on the shelf" in words(test)
+    (entry,) = [e for e in shelf.shelf(home) if e.kind == "upload"]
+    assert entry.notes == ("config.json was missing: <b>",)
     button(test, "arrived_look").click().run()
-    assert "28 tensors" in words(test)
+    assert "28 tensors" in words(test) and "config.json was missing: <b>" in words(test)
+
+
+def test_while_too_much_is_being_opened_an_upload_waits_and_is_kept(app, home, made, monkeypatch):
+    upload = uploads.begin(home, "", {"model.safetensors": 1})
+    with uploads.receive(home, "", upload.id, "model.safetensors") as receiver:
+        receiver.write(b"x")
+    monkeypatch.setattr(uploads, "PATIENCE", 0.01)
+    monkeypatch.setattr(uploads, "_OPENING", threading.BoundedSemaphore(1))
+    with uploads._OPENING:
+        test = app()
+        button(test, f"finish_{upload.id}").click().run()
+        assert not test.exception and "other uploads are being opened" in words(test) and uploads.status(home, "", upload.id).whole
+    button(test, "open_again").click().run()
+    assert "has 1 bytes" in words(test) and "not taken" in words(test)
 
 
 def test_a_tokenizer_may_join_later_and_nothing_else_may(home):

@@ -34,6 +34,7 @@ class Outcome:
     details: tuple[str, ...]
     notes: tuple[str, ...]
     checks: tuple[str, ...]  # the self-check's lines
+    problem: str = ""  # why an answer did not do, where questions are asked again
 
 
 def take(
@@ -57,7 +58,7 @@ def take(
     questions = tuple(Question(q["field"], q["text"], q["default"], tuple(q["options"])) for q in done["questions"])
     return Outcome(
         folder / "model", done["form"], done["fields"], questions, done["runnable"], done["why"], tuple(done.get("details", ())),
-        tuple(done["notes"]), tuple(done["lines"]),
+        tuple(done["notes"]), tuple(done["lines"]), done["problem"],
     )
 
 

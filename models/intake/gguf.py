@@ -31,7 +31,7 @@ def convert(path: Path, folder: Path) -> tuple[str, ...]:
     write({name: tensor for name, tensor in model.state_dict().items() if name not in tied}, folder / "model.safetensors")
     fields = {name: value for name, value in model.config.to_dict().items() if name != "quantization_config"}
     (folder / "config.json").write_text(json.dumps(fields, default=str))
-    return (f"{path.name} dequantised to float32 by transformers: the weights carry the quantisation's error", _tokenizer(path, folder))
+    return (f"{path.name} was dequantised to float32 by transformers; analyses run on these weights: they carry the quantisation's error, not its integer arithmetic", _tokenizer(path, folder))
 
 
 def _tokenizer(path: Path, folder: Path) -> str:

@@ -31,20 +31,23 @@ def prepare(incoming: str, folder: str, limit: int, serving_others: bool, answer
     found, notes = _gather(Path(incoming), root / "unpacked", limit)
     _fresh(model)
     form, guess = _weights(found, model, notes, serving_others, Path(base) if base else None)
-    for name in TOKENIZER:
+    choice = (answers or {}).get("tokenizer", "none")
+    for name in TOKENIZER if choice == "none" else ():  # a choice made on the page stands before the files
         if name in found and not (model / name).exists():
             os.link(found[name], model / name)
     fields, questions = _config(found, model, guess, notes, answers)
     asks, no_tokenizer = list(questions), _no_tokenizer(model)
     if no_tokenizer and fields:
         asks.append(_tokenizer_question(fields, known_tokenizer))
-    outcome = {"form": form, "notes": notes, "fields": fields or {}, "questions": asks if answers is None else [], "runnable": False, "why": "", "lines": []}
+    outcome = {"form": form, "notes": notes, "fields": fields or {}, "questions": asks if answers is None else [], "runnable": False, "why": "", "problem": "", "lines": []}
     if fields is None:
         return outcome | {"why": notes.pop()}
     if outcome["questions"]:
         return outcome
     if no_tokenizer:
-        _give_tokenizer(model, (answers or {}).get("tokenizer", "none"), fields, known_tokenizer, notes)
+        _give_tokenizer(model, choice, fields, known_tokenizer, notes)
+    if "tokenizer" in (answers or {}) and (problem := _misfit(model, fields)):
+        return outcome | {"questions": [*questions, _tokenizer_question(fields, known_tokenizer)], "problem": problem}
     return outcome | _verdict(model, notes)
 
 
@@ -223,15 +226,15 @@ def _complete(guess, answers: dict) -> dict:
 
 
 def _no_tokenizer(model: Path) -> bool:
-    return not any((model / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model"))
+    return not any(all((model / name).is_file() for name in names) for names in (("tokenizer.json",), ("vocab.json", "merges.txt")))
 
 
 def _tokenizer_question(fields: dict, known: str | None) -> dict:
     size = fields.get("vocab_size")
     size = size if isinstance(size, int) else 0
-    options = ["none", *(["byte-level"] if size >= 256 else []), *(["numbers"] if 0 < size <= 1 << 18 else []), *(["known"] if known else [])]
-    default = "known" if known else "byte-level" if 256 <= size <= 260 else "none"
-    text = "The files have no tokenizer. Upload tokenizer.json, take that of a model on the shelf, read bytes, or write token numbers?"
+    options = ["numbers" if 0 < size <= vocabulary.MOST_NUMBERS else "none", *(["byte-level"] if size >= 256 else []), *(["known"] if known else [])]
+    default = "known" if known else "byte-level" if 256 <= size <= 260 else options[0]
+    text = f"The files have no tokenizer; the model knows {size:,} tokens. How is text turned into them?"
     return {"field": "tokenizer", "text": text, "default": default, "options": options}
 
 
@@ -240,12 +243,20 @@ def _give_tokenizer(model: Path, choice: object, fields: dict, known: str | None
         for name in TOKENIZER:
             if (Path(known) / name).is_file():
                 (model / name).write_bytes((Path(known) / name).read_bytes())
-    elif choice in ("byte-level", "numbers"):
-        make = vocabulary.byte_level if choice == "byte-level" else vocabulary.numbers
-        make(fields.get("vocab_size", 0)).backend_tokenizer.save(str(model / "tokenizer.json"))
-    elif choice != "none":
+    elif choice == "byte-level":
+        vocabulary.byte_level(fields.get("vocab_size", 0)).backend_tokenizer.save(str(model / "tokenizer.json"))
+    elif choice not in ("numbers", "none"):
         raise Refused(f"tokenizer = {shown(choice, 40)} is not possible here; expected none, byte-level, numbers or known.")
-    notes.append(f"tokenizer: {choice}")
+    notes.append({"known": "tokenizer taken from a model on the shelf", "byte-level": "tokenizer: one token per byte of UTF-8"}.get(choice, "no tokenizer: text is token numbers"))
+
+
+def _misfit(model: Path, fields: dict) -> str:
+    """Why the chosen tokenizer is not this model's, or ""; then another one may be chosen."""
+    try:
+        vocabulary.load(model, fields.get("vocab_size"))
+    except Refused as refusal:
+        return str(refusal)
+    return ""
 
 
 def _verdict(model: Path, notes: list[str]) -> dict:

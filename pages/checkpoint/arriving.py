@@ -1,4 +1,4 @@
-"""An upload on its way: dropped, received, opened in the fenced process, asked about, put on the shelf."""
+"""An upload on its way: dropped, received, opened in the fenced process, asked about, tried, put on the shelf."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from models import uploads
 from models.intake import Outcome
 from models.refusal import Refused
 from models.shelf import ShelfEntry
-from pages.checkpoint import dropzone
+from pages.checkpoint import dropzone, questions
 from pages.checkpoint.names import in_markdown
 from pages.checkpoint.subject import entries, go
 from pages.shared import states, visitor
 from pages.shared.wording import ago, plain, size
 
-_NOW = "arriving"  # in the session: id of the upload, its outcome or refusal
+_NOW = "arriving"  # in the session: the upload's id and title, and its outcome or refusal
 
 
 def now() -> dict | None:
@@ -34,16 +34,21 @@ def drop() -> None:
 
 
 def open_it(id: str, answers: dict | None = None, base: str | None = None, tokenizer: str | None = None, title: str = "") -> None:
-    """Run the intake (some seconds, in its own fenced process) and keep what it says for the page."""
+    """Run the intake (some seconds, in its own fenced process) and keep what it says for the page. What nobody was asked about
+    goes on the shelf at once; where answers were given, the page first shows what comes of them."""
     home, owner = run.home(), visitor.owner()
-    title = title or st.session_state.get(_NOW, {}).get("title") or time.strftime("upload of %d %b %H.%M")
-    state = {"id": id, "title": title, "tokenizer": tokenizer}
+    before = now() or {}
+    state = {"id": id, "title": title or before.get("title") or time.strftime("upload of %d %b %H.%M"), "asked": before.get("asked"), "answers": answers or {}}
     try:
         with st.spinner("Opening the files in a process without network …"):
-            entry, outcome = uploads.finish(home, owner, id, answers, _folder(base), _folder(tokenizer), title)
-        state |= {"entry": entry, "outcome": outcome}
+            outcome = uploads.look_into(home, owner, id, answers, _folder(base), _folder(tokenizer))
+        state["outcome"] = outcome
+        if outcome.questions:
+            state["asked"] = outcome
+        elif not state["asked"]:
+            state["entry"] = uploads.settle(home, owner, id, outcome, state["title"])
     except Refused as refusal:
-        state |= {"refused": str(refusal), "details": refusal.details}
+        state |= {"refused": str(refusal), "details": refusal.details, "busy": isinstance(refusal, uploads.Busy), "retry": (id, answers, base, tokenizer)}
     st.session_state[_NOW] = state
 
 
@@ -55,10 +60,12 @@ def draw() -> None:
     state = st.session_state[_NOW]
     if "refused" in state:
         _refused(state)
-    elif state["entry"] is None:
-        _questions(state["id"], state["outcome"], state["tokenizer"])
-    else:
+    elif "entry" in state:
         _arrived(state["entry"], state["outcome"])
+    elif state["outcome"].questions:
+        _questions(state)
+    else:
+        _tried(state)
 
 
 def close() -> None:
@@ -74,10 +81,16 @@ def discard(id: str) -> None:
 
 
 def _refused(state: dict) -> None:
-    states.error_card("This checkpoint was not taken", state["refused"], "upload", tuple(state["details"]), tag="not loaded")
-    if _waits(state["id"]):
-        _choose_base(state["id"])
-    st.button("Try other files", icon=":material/refresh:", key="again_upload", on_click=discard, args=(state["id"],))
+    states.error_card("This checkpoint was not opened yet" if state["busy"] else "This checkpoint was not taken", state["refused"], "upload", tuple(state["details"]),
+                      tag="not loaded")
+    waits = _waits(state["id"])
+    with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
+        if state["busy"] and waits and st.button("Open it again", type="primary", key="open_again"):
+            open_it(*state["retry"])
+            st.rerun()
+        elif waits and not state["busy"]:
+            _choose_base(state["id"])
+        st.button("Try other files", icon=":material/refresh:", key="again_upload", on_click=discard, args=(state["id"],))
 
 
 def _waits(id: str) -> bool:
@@ -91,74 +104,47 @@ def _waits(id: str) -> bool:
 
 def _choose_base(id: str) -> None:
     runnable = [e.source for e in entries() if e.runnable and "-steps/" not in e.source]
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        base = st.selectbox("Its base, of those on the shelf", runnable, key="adapter_base")
-        if st.button("Open it on this base", type="primary", key="adapter_open", disabled=not base):
-            open_it(id, {}, base=base)
-            st.rerun()
+    base = st.selectbox("Its base, of those on the shelf", runnable, key="adapter_base", width=380)
+    if st.button("Open it on this base", type="primary", key="adapter_open", disabled=not base):
+        open_it(id, {}, base=base)
+        st.rerun()
 
 
-def _questions(id: str, outcome: Outcome, tokenizer_of: str | None) -> None:
-    """What the files do not say; every proposal stands in its field."""
+def _questions(state: dict) -> None:
+    outcome = state["outcome"]
     st.markdown("##### A few things the files do not say")
+    if outcome.problem:
+        st.error(plain(outcome.problem), icon=":material/error:")
     _notes(outcome)
-    answers = {}
-    known = [e.source for e in entries() if "-steps/" not in e.source and (Path(e.path) / "tokenizer.json").is_file()]
-    for question in outcome.questions:
-        field, key = question.field, f"answer_{question.field}"
-        if field == "tokenizer":
-            st.markdown(plain(question.text))
-            choice = st.selectbox("Tokenizer", [*question.options, *(["known"] if "known" not in question.options else []), "file"], key=key,
-                                  index=question.options.index(question.default), format_func=_TOKENIZERS.get, label_visibility="collapsed", width=420)
-            answers[field] = choice
-            if choice == "known":
-                tokenizer_of = st.selectbox("Whose tokenizer", known, key="known_tokenizer", width=420)
-            if choice == "file":
-                answers[field] = _tokenizer_file(id)
-        elif question.options:
-            answers[field] = st.selectbox(plain(question.text), question.options, index=question.options.index(question.default), key=key, width=420)
-        elif isinstance(question.default, bool):
-            answers[field] = st.toggle(plain(question.text), question.default, key=key)
-        elif isinstance(question.default, (int, float)):
-            answers[field] = st.number_input(plain(question.text), value=question.default, format=None if isinstance(question.default, int) else "%g", key=key, width=420)
-        else:
-            answers[field] = st.text_input(plain(question.text), question.default, key=key, width=420)
+    answers, known = questions.draw(state["id"], outcome.questions, state["answers"])
     with st.container(horizontal=True, gap="small"):
-        if st.button("Open it so", type="primary", key="answer_go", disabled=answers.get("tokenizer", "") is None):
-            chosen = answers.get("tokenizer")
-            open_it(id, answers, tokenizer=tokenizer_of if chosen == "known" else None)
+        if st.button("Open it so", type="primary", key="answer_go", disabled=answers is None):
+            open_it(state["id"], answers, tokenizer=known)
             st.rerun()
-        st.button("Discard it", key="answer_discard", on_click=discard, args=(id,))
+        st.button("Discard it", key="answer_discard", on_click=discard, args=(state["id"],))
 
 
-_TOKENIZERS = {
-    "none": "none: tensors and token numbers only", "byte-level": "bytes of UTF-8, one token each", "numbers": "token numbers, written with spaces",
-    "known": "that of a model on the shelf", "file": "a tokenizer.json from my computer",
-}
-
-
-def _tokenizer_file(id: str) -> str | None:
-    """A tokenizer.json joins the upload; small, so it may pass through the page. None until it is there."""
-    file = st.file_uploader("tokenizer.json", type="json", key="tokenizer_file", max_upload_size=64)
-    if file is None:
-        return None
-    try:
-        uploads.join(run.home(), visitor.owner(), id, "tokenizer.json", file.getvalue())
-    except Refused as refusal:
-        states.error_card("This tokenizer was not taken", refusal, "tokenizer", tag="not loaded")
-        return None
-    return "none"  # the files have one now; nothing is left to be asked
+def _tried(state: dict) -> None:
+    """What came of the answers, before they are final."""
+    outcome: Outcome = state["outcome"]
+    st.markdown(f"##### With your answers, {in_markdown(state['title'])} " + ("runs" if outcome.runnable else "does not run"))
+    _result(outcome)
+    with st.container(horizontal=True, gap="small"):
+        if st.button("Keep it on the shelf", type="primary", icon=":material/check:", key="keep_it"):
+            try:
+                state["entry"] = uploads.settle(run.home(), visitor.owner(), state["id"], outcome, state["title"])
+            except Refused as refusal:
+                state |= {"refused": str(refusal), "details": (), "busy": False}
+            st.rerun()
+        if st.button("Answer differently", icon=":material/undo:", key="answer_again"):
+            state["outcome"] = state["asked"]
+            st.rerun()
+        st.button("Discard it", key="answer_discard", on_click=discard, args=(state["id"],))
 
 
 def _arrived(entry: ShelfEntry, outcome: Outcome) -> None:
-    if outcome.runnable:
-        st.markdown(f"##### :green[:material/check_circle:] {in_markdown(entry.title)} is on the shelf")
-    else:
-        st.markdown(f"##### {in_markdown(entry.title)} is on the shelf, to examine")
-        states.error_card("It cannot be run", outcome.why, "arrived", outcome.details, tag="not run")
-    _notes(outcome)
-    for line in outcome.checks:
-        st.markdown(in_markdown(line, 400))
+    st.markdown(f"##### :green[:material/check_circle:] {in_markdown(entry.title)} is on the shelf" + ("" if outcome.runnable else ", to examine"))
+    _result(outcome)
     with st.container(horizontal=True, gap="small"):
         if outcome.runnable and st.button("Open in analysis", type="primary", icon=":material/biotech:", key="arrived_analysis"):
             close()
@@ -170,6 +156,14 @@ def _arrived(entry: ShelfEntry, outcome: Outcome) -> None:
         st.button("Bring another", icon=":material/add:", key="arrived_more", on_click=close)
 
 
+def _result(outcome: Outcome) -> None:
+    if not outcome.runnable:
+        states.error_card("It cannot be run", outcome.why, "arrived", outcome.details, tag="not run")
+    _notes(outcome)
+    if outcome.checks:
+        st.markdown("\n".join(f"- {in_markdown(line, 400)}" for line in outcome.checks))
+
+
 def _notes(outcome: Outcome) -> None:
     """What was found, inferred, changed and left out."""
     if outcome.fields:
@@ -179,8 +173,8 @@ def _notes(outcome: Outcome) -> None:
             for name in shown:
                 if outcome.fields.get(name) is not None:
                     st.badge(f"{in_markdown(name)} {in_markdown(outcome.fields[name])}", color="gray")
-    for note in outcome.notes[:30]:
-        st.caption(in_markdown(note, 300))
+    if outcome.notes:
+        st.caption("  \n".join(in_markdown(note, 300) for note in outcome.notes[:30]))
 
 
 def unfinished() -> None:

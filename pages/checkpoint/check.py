@@ -13,7 +13,7 @@ from pages.shared.wording import bind, number
 
 def draw(subject: Subject) -> None:
     st.markdown("##### Does it behave like a model?")
-    found = working.answer(Ask("selfcheck", subject.source), "the self-check", "selfcheck", by_itself=False)
+    found = working.answer(Ask("selfcheck", subject.source), "the self-check", "selfcheck")
     if found is None:
         st.caption("Loads it in a worker and checks: finite logits, attention rows that sum to one, the module map, perplexity against chance, and the same logits through TransformerLens.")
         return

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import streamlit as st
 
-from models import checkpoints, configs, differences, examine, inspect
+from models import configs, differences, examine, inspect, vocabulary
 from models.examine import Ask
 from models.refusal import Refused
 from pages.checkpoint import check, figures, open_in, parameters, working
 from pages.checkpoint.keep import by_key
 from pages.checkpoint.names import in_markdown, one_line
 from pages.checkpoint.subject import Subject, go, link
-from pages.shared import figure_card, states
+from pages.shared import figure_card, room, states
 from pages.shared.drawn import Drawn
 from pages.shared.wording import bind, number, plain, size
 
+NOTES = 6  # lines on how it came
 METHOD = """Names, shapes and types come from the files' headers alone. Numbers of a tensor are over its finite elements: kurtosis is
 m₄ / m₂² − 3, zeros are exact, effective rank is exp(−Σ p log p) with p = σ / Σσ (Roy & Vetterli 2007), stable rank Σσ² / σ₁².
 The grey band of a spectrum spans s·|√m − √n| to s·(√m + √n), where singular values of an m × n matrix of independent entries with
@@ -68,12 +69,13 @@ def _answer(subject: Subject) -> None:
         words += " No config is believed, so it cannot be run; everything below is read from the weights."
     with st.container(key="answer"):
         st.markdown(bind(words))
+    if subject.entry is not None and subject.entry.notes:
+        st.caption("  \n".join(in_markdown(note, 300) for note in subject.entry.notes[:NOTES]))
 
 
 def _metrics(subject: Subject) -> None:
     table = subject.table
-    needed = table.n_parameters * 4 + max(t.n_bytes for t in table.tensors.values())
-    free = checkpoints.available("cpu")
+    needed, free = room.needs(table, "float32"), room.free_on("cpu")
     largest = max(table.tensors.values(), key=lambda t: t.n_bytes)
     with st.grid(2, min_column_width=430, gap=(12, 18)) as outer:
         with outer.cell(), st.grid(2, min_column_width=150, gap=18):
@@ -164,7 +166,7 @@ def _tokenizer(subject: Subject) -> None:
         st.markdown(plain(refusal))
         return
     if facts is None:
-        st.markdown("None that is read here (tokenizer.json). Text pages need one: upload it with the weights, or choose bytes or token numbers when asked.")
+        st.markdown(_without_tokenizer(subject))
         return
     vocabulary = subject.config.get("vocab_size")
     rows = {"kind": facts["kind"], "tokens": f"{facts['tokens']:,}" + (f", the model knows {vocabulary:,}" if isinstance(vocabulary, int) else ""), "merges": f"{facts['merges']:,}",
@@ -172,6 +174,14 @@ def _tokenizer(subject: Subject) -> None:
             "longest token": facts["longest token"], "added tokens": "  ".join(facts["added tokens"][:12]) or "none",
             "special": "  ".join(f"{k} = {v}" for k, v in facts["special"].items()) or "none"}
     st.dataframe({"fact": list(rows), "value": [one_line(v, 120) for v in rows.values()]}, hide_index=True, alt="Facts about the tokenizer.")
+
+
+def _without_tokenizer(subject: Subject) -> str:
+    known = subject.config.get("vocab_size")
+    if not subject.runnable or not isinstance(known, int) or known > vocabulary.MOST_NUMBERS:
+        return "None that is read here (tokenizer.json). To read text, add the one saved with the weights."
+    return (f"None that is read here (tokenizer.json). A text for it is token numbers from 0 to {known - 1:,} with spaces between; open a file of them as the corpus, or take "
+            "ids/uniform, random ones. To read words, add the tokenizer.json saved with the weights.")
 
 
 def _config(subject: Subject) -> None:

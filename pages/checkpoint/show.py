@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from models.examine import NotHere
+from models.hub import NotHere
 from models.refusal import Refused
 from pages.checkpoint import subject, working
 from pages.checkpoint.names import in_markdown

@@ -37,7 +37,7 @@ def entries() -> list[ShelfEntry]:
 
 
 def find(source: str) -> Subject:
-    """Refused in words: unknown, not this visitor's, gone or broken; examine.NotHere for a hub's that was not fetched."""
+    """Refused in words: unknown, not this visitor's, gone or broken; hub.NotHere for a hub's that was not fetched."""
     entry = next((e for e in entries() if e.source == source), None)
     if source.startswith("v/") or not re.match(r"[A-Za-z0-9][A-Za-z0-9._\-]*(/[A-Za-z0-9][A-Za-z0-9._\-]*){1,2}(@[A-Za-z0-9._/\-]+)?\Z", source):
         raise Refused(f"“{source[:80]}” is not a model's name; expected demo/…, shelf/… or owner/name of a hub.")

@@ -95,7 +95,7 @@ def routes(home: Callable[[], Path]) -> list[Route]:
         entry, outcome = await run_in_threadpool(uploads.finish, home(), owner, request.path_params["id"], answers, *named, str(body.get("title", ""))[:80])
         return {
             "source": entry.source if entry else None, "runnable": outcome.runnable, "why": outcome.why, "details": list(outcome.details[:200]), "form": outcome.form,
-            "fields": outcome.fields, "notes": list(outcome.notes), "checks": list(outcome.checks),
+            "fields": outcome.fields, "notes": list(outcome.notes), "checks": list(outcome.checks), "problem": outcome.problem,
             "questions": [{"field": q.field, "text": q.text, "default": q.default, "options": list(q.options)} for q in outcome.questions],
         }
 

@@ -11,7 +11,9 @@ import streamlit as st
 import analysis
 from analysis import run
 from analysis.contract import Headline, module_docs
+from models.hub import NotHere
 from models.refusal import Refused
+from pages.checkpoint import working
 from pages.shared import drawn, figure_card, provenance, queue, run_bar, states, subject
 from pages.shared import view as views
 from pages.shared.drawn import Drawn
@@ -232,6 +234,9 @@ def refused_subject(view: View) -> None:
 
 def _cannot(module: ModuleType, view: View, error: Refused) -> None:
     """Readable, but the files, the text or the parameters do not allow it."""
+    if isinstance(error, NotHere):
+        working.fetch(error.source)
+        return
     states.error_card("This cannot be measured", error, "request", tag="not loaded")
     with st.container(horizontal=True, gap="small"):
         if module.MODELS[0] > 1:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import replace
-from functools import lru_cache
-from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
@@ -18,21 +15,11 @@ from models import corpus as corpora
 from models import shelf, variant_shelf
 from models.params import fields_of, key_params, read_params
 from models.refusal import Refused
-from models.variant import DTYPES, Step, write_value
-from pages.shared import controls, queue, visitor
+from models.variant import Step, write_value
+from pages.shared import controls, opening, queue, visitor
+from pages.shared.room import OFFLOAD, devices
 from pages.shared.view import BETWEEN, DEFAULT_MODEL, View, whole
 from pages.shared.wording import plain, short_variant
-
-
-OFFLOAD = "offload"  # a place beside the devices: layers that do not fit stay on disk
-
-
-@lru_cache(maxsize=1)
-def devices() -> tuple[str, ...]:
-    """cpu, and the CUDA devices whose drivers stand in /proc; no CUDA context is made in this process."""
-    cards = Path("/proc/driver/nvidia/gpus")
-    n = len(list(cards.iterdir())) if cards.is_dir() else 0
-    return ("cpu", *(f"cuda:{i}" for i in range(n)))
 
 
 def draw(module: ModuleType, view: View) -> None:
@@ -52,7 +39,7 @@ def draw(module: ModuleType, view: View) -> None:
                 with st.popover("Change a model into B", type="tertiary", icon=":material/content_cut:"):
                     _make_variant(view)
                 with st.popover("Open a checkpoint or a text", type="tertiary", icon=":material/folder_open:"):
-                    _open()
+                    opening.draw(view)
 
 
 def _models(module: ModuleType, view: View) -> None:
@@ -116,11 +103,11 @@ def _store(key: str, name: str, default: str | None) -> None:
 
 
 def _corpus(module: ModuleType, view: View) -> None:
-    sources = [f"demo/{strand}" for strand in STRANDS] + list(corpora.texts(run.home()))
+    sources = [*(f"demo/{strand}" for strand in STRANDS), *corpora.texts(run.home()), corpora.UNIFORM]
     source = view.corpus.partition(":")[0]
     st.selectbox(
         getattr(module, "CORPUS_IS", "corpus").capitalize(), list(dict.fromkeys([*sources, source])), key=controls.seed("subject_corpus", source), accept_new_options=True,
-        help="Held-out text of the demo world, a text you opened, or hub/owner/name of a data set. How much of it is read stands in the run bar.",
+        help="Held-out text of the demo world, a text you opened, hub/owner/name of a data set, or ids/uniform: random tokens, no text. How much of it is read stands in the run bar.",
         on_change=_store_corpus, args=(module.CORPUS, view.corpus),
     )
 
@@ -158,26 +145,6 @@ def _entry(f, kind, key: str) -> str:
         choices = [write_value(v) for v in (typing.get_args(kind) or (False, True))]
         return st.selectbox(label, choices, choices.index(write_value(f.default)), key=key, help=about)
     return st.text_input(label, "" if f.default == () else write_value(f.default), key=key, help=about, placeholder="none" if f.default == () else "")
-
-
-def _open() -> None:
-    path = st.text_input("Folder of a checkpoint, or its name on a hub", placeholder="/models/my-llama, owner/name@revision", key="open_model")
-    dtype = st.selectbox("Computed in", DTYPES, key="open_dtype_a", help="float32 is the most exact; the others take half the memory and round every activation. What it takes stands on the Checkpoints page.")
-    if st.button("Make it A", key="open_model_go", disabled=not path):
-        try:
-            if path.startswith(("/", "~", ".")):
-                path = "shelf/" + shelf.register(path, run.home())
-            controls.write_link("a", replace(operators.parse(path.strip()), dtype=dtype).written if dtype != DTYPES[0] else operators.parse(path.strip()).written)
-            st.rerun()
-        except Refused as error:
-            st.error(plain(error))
-    text = st.text_input("Text or JSONL file on this machine", placeholder="/data/notes.txt", key="open_text")
-    if st.button("Make it the corpus", key="open_text_go", disabled=not text):
-        try:
-            controls.write_link("corpus", corpora.register_text(Path(text), run.home()))
-            st.rerun()
-        except Refused as error:
-            st.error(plain(error))
 
 
 def queue_panel() -> None:

@@ -1,0 +1,61 @@
+"""A checkpoint opened from the sidebar or a link: what it takes beside what is free, refused with numbers, fetched only by a job."""
+
+import pytest
+from hostile import small
+
+from jobs import client
+from models import checkpoints, shelf
+from pages.shared import room
+from tests.test_pages import app, button, words  # noqa: F401  app is a fixture
+
+
+@pytest.fixture
+def folder(home, tmp_path):
+    return small.gpt2(tmp_path / "gpt2")
+
+
+def typed(test, key, value):
+    return next(t for t in test.text_input if t.key == key).set_value(value).run()
+
+
+def link(test, name):
+    value = test.query_params.get(name)
+    return value[0] if isinstance(value, list) else value
+
+
+def test_what_fits_says_both_numbers_and_keeps_the_dtype_in_the_link(app, folder):
+    test = typed(app(), "open_model", str(folder))
+    assert not test.exception and "free on cpu" in words(test)
+    next(s for s in test.selectbox if s.key == "open_dtype_a").set_value("bfloat16").run()
+    button(test, "open_model_go").click().run()
+    assert link(test, "a").startswith("shelf/gpt2-") and link(test, "a").endswith("!bfloat16") and link(test, "device") is None
+
+
+def test_what_does_not_fit_is_refused_with_numbers_and_may_be_offloaded(app, folder, monkeypatch):
+    needed = room.needs(checkpoints.weights.read(folder), "float32")
+    monkeypatch.setattr(checkpoints, "available", lambda device: checkpoints.HEADROOM + needed - 1)
+    test = typed(app(), "open_model", str(folder))
+    assert f"more than the {room.size(needed - 1)}" in words(test) and button(test, "open_model_go").disabled
+    next(t for t in test.toggle if t.key == "open_offload").set_value(True).run()
+    button(test, "open_model_go").click().run()
+    assert link(test, "device") == "offload"
+    smaller = typed(app(), "open_model", str(folder))
+    next(s for s in smaller.selectbox if s.key == "open_dtype_a").set_value("bfloat16").run()
+    assert not button(smaller, "open_model_go").disabled
+
+
+def test_serving_others_no_path_of_the_server_and_no_other_persons_upload_is_told(app, folder, home, monkeypatch):
+    monkeypatch.setenv("MICROTOME_PUBLIC", "1")
+    shelf.add(shelf.ShelfEntry("shelf/u-secret", str(folder), "upload", "secret", None, "ann", False, 1.0), home)
+    test = app()
+    assert not any(t.key == "open_text" for t in test.text_input)
+    for path, sentence in ((str(folder), "Folders of the server cannot be opened"), ("shelf/u-secret", "deleted, expired or never there"), ("/etc", "Folders of the server")):
+        typed(test, "open_model", path)
+        assert not test.exception and sentence in "".join(e.value for e in test.error).replace("\\", "") and button(test, "open_model_go") is None
+
+
+def test_a_name_of_a_hub_is_not_fetched_by_the_page_but_by_a_job(app, home):
+    test = app(a="someone/model@main")
+    assert not test.exception and "someone/model@main is not on this machine" in words(test) and not client.queue()
+    button(test, "ask_fetch").click().run()
+    assert [job.spec["task"] for job in client.queue()] == ["fetch"]
