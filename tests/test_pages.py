@@ -13,6 +13,7 @@ from jobs import client
 from jobs.table import Table
 from models import shelf
 from models.params import fields_of
+from models.refusal import Refused
 from pages.shared import controls, live, queue, wording
 from pages.shared import view as views
 from pages.shared.frame import metric_words
@@ -382,6 +383,17 @@ def test_an_upload_of_somebody_else_is_as_if_it_were_not_there(home, tmp_path, m
     for view in (read(a=source), read(b=source + "~drop_layers:blocks=1")):
         (refusal,) = view.refused.values()
         assert "is on the shelf: deleted, expired or never there" in str(refusal)
+
+
+@needs_demo
+def test_a_parameter_that_names_somebody_elses_upload_is_refused_as_if_it_were_not_there(home, monkeypatch):
+    monkeypatch.setenv("MICROTOME_PUBLIC", "1")
+    shelf.add(shelf.ShelfEntry("shelf/u-secret", str(shelf.DEMO / "storyteller-b"), "upload", "secret", None, "ann", False, 1.0), home)
+    monkeypatch.setattr(run, "also", lambda request: (run.variant("shelf/u-secret"),))
+    with pytest.raises(Refused, match="deleted, expired or never there"):
+        request(read())
+    shelf.share("u-secret", "ann", home)
+    assert request(read())
 
 
 @needs_demo

@@ -78,7 +78,10 @@ def whole(text: str, a: str) -> str:
 
 
 def requests(module_name: str, view: View) -> tuple[run.Request, ...]:
-    return run.requests(module_name, view.a, view.b, view.corpus, view.params, view.device, view.more)
+    found = run.requests(module_name, view.a, view.b, view.corpus, view.params, view.device, view.more)
+    for source in {s for request in found for v in run.also(request) for s in _sources(v)}:  # a parameter may name models too
+        shelf.require_use(source, run.home(), visitor.owner())
+    return found
 
 
 def differences(module: ModuleType, old: View, new: View) -> str:
