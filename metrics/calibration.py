@@ -62,7 +62,8 @@ def require_text(calibration) -> None:
 
 
 def matrix_inputs(calibration, grams: bool, progress=None) -> Inputs:
-    """Statistics of every site that a matrix reads, on the original activations: from the store, or one pass now."""
+    """Statistics of every site that a matrix reads, on the original activations: from the store, or one pass now. Moments that came
+    with Gram matrices serve those who need only moments, so once an operator has asked for both, one pass serves them all."""
     require_text(calibration)
 
     def make(progress) -> Inputs:
@@ -73,7 +74,8 @@ def matrix_inputs(calibration, grams: bool, progress=None) -> Inputs:
         names = [site.written for site in sites]
         return _inputs(dict(zip(names, done)), dict(zip(names, done[len(sites):])))
 
-    return calibration.keep_plan("matrix inputs", {"grams": grams}, make, Inputs, progress)
+    whole = None if grams else calibration.find_plan("matrix inputs", {"grams": True}, make, Inputs)
+    return whole or calibration.keep_plan("matrix inputs", {"grams": grams}, make, Inputs, progress)
 
 
 def _inputs(moments: dict[str, Moments], grams: dict[str, Gram]) -> Inputs:

@@ -56,6 +56,10 @@ class Capture:
         `beside` are captures of further models that it depends on."""
         return self.lab.kept(name, self, parameters, make, plan_class, progress, beside)
 
+    def find_plan(self, name: str, parameters: dict, make: Callable, plan_class: type):
+        """What keep_plan would take from the store; None where it would have to be made."""
+        return self.lab.found(name, self, parameters, make, plan_class)
+
     def keep_plans(self, name: str, parameters: list[dict], make: Callable, plan_class: type, progress=None) -> list:
         """Several of them that train together, each with an entry of its own; `make(progress, missing)` returns the plans of
         the given indices, in order."""

@@ -177,9 +177,17 @@ class Lab:
         """Several of them, each under its own key; `make(progress, missing)` makes those of the given indices together."""
         return self._kept(name, capture, parameters, sys.modules[make.__module__], make, plan_class, progress, ())
 
-    def _kept(self, name: str, capture: Capture, parameters: list[dict], maker, make, plan_class, progress, beside: tuple) -> list:
+    def found(self, name: str, capture: Capture, parameters: dict, make, plan_class):
+        """What `kept` would find in the store; None where it would have to make it."""
+        entry = self.store.get(self._kept_keys(name, capture, [parameters], sys.modules[make.__module__], ())[0])
+        return None if entry is None else decode(plan_class, entry)
+
+    def _kept_keys(self, name: str, capture: Capture, parameters: list[dict], maker, beside: tuple) -> list[str]:
         about = ("kept", ENGINE, kernels.VERSION, name, code_identity(maker), self.identity(capture.variant), capture.corpus and self.corpus_identity(capture.corpus))
-        keys = [fingerprint(*about, each, *[self.identity(c.variant) for c in beside]) for each in parameters]
+        return [fingerprint(*about, each, *[self.identity(c.variant) for c in beside]) for each in parameters]
+
+    def _kept(self, name: str, capture: Capture, parameters: list[dict], maker, make, plan_class, progress, beside: tuple) -> list:
+        keys = self._kept_keys(name, capture, parameters, maker, beside)
         progress = progress or Quiet()
         with ExitStack() as locks:
             for key in sorted(set(keys)):

@@ -44,7 +44,7 @@ class Params:
 
 
 NEUTRAL = (Params(keep=1.0), 0.0)
-SWEEP = ("keep=0.8", "keep=0.6", "keep=0.4")
+SWEEP = ("keep=0.8", "keep=0.6", "keep=0.4", "keep=0.6,metric=asvd", "keep=0.6,metric=svd")
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,7 +36,7 @@ class Params:
 
 
 NEUTRAL = (Params(sparsity=0.0), 0.0)
-SWEEP = ("sparsity=0.3", "sparsity=0.5", "sparsity=0.7")
+SWEEP = ("sparsity=0.3", "sparsity=0.5", "sparsity=0.7", "pattern=2:4")
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,6 +55,9 @@ class Text:
     def keep_plan(self, name, parameters, make, plan_class, progress=None, beside=()):
         return make(progress or Quiet())
 
+    def find_plan(self, name, parameters, make, plan_class):
+        return None
+
     def keep_plans(self, name, parameters, make, plan_class, progress=None):
         return make(progress or Quiet(), list(range(len(parameters))))
 

@@ -9,6 +9,7 @@ import pytest
 from analysis import frontier, run, sweep
 from analysis.contract import Run
 from analysis.frontier import points_of
+from analysis.frontier.orders import orders
 from analysis.frontier.drawing import mark, table
 from analysis.theme import THEMES
 from metrics.pareto import front
@@ -184,3 +185,59 @@ def test_a_request_that_cannot_be_asked_is_told_without_a_run(home):
     assert sweep.outcomes([bad])[0].state == "refused"
     with pytest.raises(Refused):
         run.key(bad)
+
+
+# orders that papers report
+
+
+def in_sequences(run, sums):
+    """A result whose KL per sequence is known: three sequences of two tokens."""
+    r = run.result
+    r.sequence, r.strand = np.array([0, 0, 1, 1, 2, 2]), np.zeros(3, int)
+    r.kl = np.repeat(np.array(sums, float) / 2, 2)
+    return run
+
+
+@pytest.fixture(autouse=True)
+def known_sequences(monkeypatch):
+    """Points of made-up results have tokens in three sequences."""
+    original = cost
+    monkeypatch.setitem(globals(), "cost", lambda kl, *rest, **more: in_sequences(original(kl, *rest, **more), (kl, kl, kl)))
+
+
+def order_points(pairs):
+    return points_of([(variant(operator, seed, **params), in_sequences(cost(0.1, bits), sums)) for operator, seed, params, bits, sums in pairs], A, lambda v: v.steps[-1].written)
+
+
+def test_an_order_is_looked_for_between_recipes_that_store_as_much():
+    found = orders(order_points([
+        ("gptq", 0, {}, 400, (1, 2, 3)), ("gptq", 1, {}, 402, (1, 2, 2)), ("round_to_nearest", 0, {}, 400, (2, 4, 6)),  # closer everywhere
+        ("gptq", 0, {"bits": "8"}, 800, (9, 9, 9)), ("wanda", 0, {}, 1000, (5, 5, 5)), ("magnitude", 0, {}, 1000, (4, 4, 4)),  # the other way round
+        ("sparsegpt", 0, {"which": "mlp"}, 1000, (1, 1, 1)), ("low_rank", 0, {"keep": "0.6"}, 1500, (1, 5, 3)), ("low_rank", 0, {"keep": "0.6", "metric": "asvd"}, 1500, (2, 4, 3)),
+    ]))
+    by = {(o.closer.partition(":")[0], o.farther.partition(":")[0]): o for o in found}
+    assert set(by) == {("gptq", "round_to_nearest"), ("wanda", "magnitude"), ("low_rank", "low_rank")}  # other sizes and other matrices are not compared
+    gptq = by["gptq", "round_to_nearest"]
+    assert gptq.difference[0] == pytest.approx((6 + 5 - 24) / 12) and gptq.verdict == "holds" and gptq.n == 6
+    assert by["wanda", "magnitude"].difference == pytest.approx((0.5, 0.5, 0.5)) and by["wanda", "magnitude"].verdict == "reversed"
+    assert by["low_rank", "low_rank"].difference[0] == 0 and by["low_rank", "low_rank"].verdict == "not shown"
+
+
+def test_the_orders_are_a_card_of_their_own_where_there_are_any():
+    points = order_points([("gptq", 0, {}, 400, (1, 2, 3)), ("round_to_nearest", 0, {}, 400, (2, 4, 6))])
+    plane, card = frontier.figures(points, ("gptq", "round_to_nearest"))
+    assert card.name == "orders" and "1 holds, of 1 pair that" in card.reading and card.data.to_pylist()[0]["verdict"] == "holds"
+    for theme in THEMES.values():
+        card.views[""](theme)
+    assert len(frontier.figures(points[:1], ("gptq",))) == 1
+
+
+def test_the_shell_compares_recipes(home, tmp_path, capsys):
+    from analysis.frontier import __main__ as shell
+
+    run.lab.cache_clear()
+    given = ["demo/storyteller-a", "--operators", "round_to_nearest,share_blocks", "--corpus", "demo/mixed:4x32:padded", "--out", str(tmp_path / "out")]
+    assert shell.main(given) == 0
+    said = capsys.readouterr()
+    assert "recipes" in said.out and (tmp_path / "out" / "data" / "frontier.csv").read_text().count("\n") == 7
+    assert shell.main(["demo/storyteller-a", "--operators", "melt"]) == 1 and "no operator" in capsys.readouterr().err

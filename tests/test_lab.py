@@ -1,5 +1,7 @@
 """The bench: identities that follow content, variants that share tensors, one computation however often asked."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -222,3 +224,25 @@ def test_the_sorting_model_sorts_what_is_written_as_numbers(home, tmp_path):
     request = run.request("layer_redundancy", (model.written,), f"{text}:20x11:padded", {})
     run.execute(request.to_json())
     assert run.load(request) is not None
+
+
+def test_one_calibration_pass_serves_every_operator(home, tmp_path, monkeypatch):
+    """Once Gram matrices have been gathered, those who need only moments read the same entry, bit for bit what their own pass gives."""
+    from metrics import calibration
+    from models.corpus import parse as parse_corpus
+
+    v = parse("shelf/" + checkpoints.register(tiny.save(tiny.gpt2(), tmp_path / "tiny"), home))
+    (tmp_path / "words.txt").write_text(tiny.text())
+    text = parse_corpus(register_text(tmp_path / "words.txt", home) + ":16x24")
+    own = calibration.matrix_inputs(Lab(home, operators.OPERATORS).capture(v, text), False)
+    for kept in (home / "store").iterdir():
+        if not kept.name.startswith("."):
+            shutil.rmtree(kept)
+    capture = Lab(home, operators.OPERATORS).capture(v, text)
+    whole = calibration.matrix_inputs(capture, True)
+    monkeypatch.setattr(type(capture), "measure", lambda *a, **k: pytest.fail("a second pass"))
+    for again in (calibration.matrix_inputs(capture, True), calibration.matrix_inputs(capture, False)):
+        assert again.gram.keys() == own.square_sum.keys() and not own.gram
+        for site, values in own.square_sum.items():
+            assert torch.equal(again.square_sum[site], values) and torch.equal(again.abs_mean[site], own.abs_mean[site])
+            assert torch.equal(again.gram[site], whole.gram[site])

@@ -3,10 +3,11 @@
 import pytest
 
 from analysis import run
+from analysis.frontier import recipes
 from jobs import client
 from models import shelf, variant_shelf
 from operators import OPERATORS, parse
-from pages.lab import link, step, sweep
+from pages.lab import step
 from pages.shared import run_bar
 from tests.conftest import REPO
 
@@ -138,7 +139,7 @@ def test_every_operator_has_its_controls_and_says_when_to_use_it(app, name):
 
 
 def test_steps_are_named_by_what_sets_them_apart():
-    label = lambda text: link.label(parse(A), parse(f"{A}~{text}"))
+    label = lambda text: recipes.label(parse(A), parse(f"{A}~{text}"))
     assert label("gptq") == "gptq bits=4" and label("wanda:pattern=2:4") == "wanda sparsity=0.5, pattern=2:4"
     assert label("drop_layers:blocks=3.4") == "drop_layers blocks=3.4" and label("drop_layers:rank=last,count=1") == "drop_layers rank=last, count=1"
     assert label("drop_layers:blocks=3~gptq:bits=3") == "drop_layers blocks=3, gptq bits=3"
@@ -201,7 +202,7 @@ def test_a_sweep_is_one_job_of_ordinary_computations(app):
 
 
 def test_recipes_that_this_model_cannot_have_are_left_out_with_the_reason():
-    made, left_out = sweep.variants(parse(A), parse(f"{A}~low_rank:which=mlp").steps, ("gptq", "drop_layers"), 1)
+    made, left_out = recipes.variants(parse(A), parse(f"{A}~low_rank:which=mlp").steps, ("gptq", "drop_layers"), 1)
     assert {v.steps[-1].operator for v in made} == {"drop_layers"} and all("product of the two factors" in line for line in left_out)
     assert len(left_out) == len(OPERATORS["gptq"].SWEEP)
 
@@ -209,7 +210,7 @@ def test_recipes_that_this_model_cannot_have_are_left_out_with_the_reason():
 @pytest.mark.parametrize("name", OPERATORS)
 def test_every_operator_can_be_swept(name, monkeypatch):
     """By what it names itself, and without that by its first parameter; each setting is one that it can read."""
-    made, left_out = sweep.variants(parse(A), (), (name,), 1)
+    made, left_out = recipes.variants(parse(A), (), (name,), 1)
     assert made and not left_out
     monkeypatch.delattr(OPERATORS[name], "SWEEP", raising=False)
-    assert sweep.variants(parse(A), (), (name,), 1)[0]
+    assert recipes.variants(parse(A), (), (name,), 1)[0]

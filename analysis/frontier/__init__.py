@@ -18,6 +18,10 @@ over seeds (with one seed, or without calibration, the 95 % bootstrap interval o
 **Null.** A grey square is A with Gaussian noise on every changed matrix, as large as that variant's change, ‖N‖ = ‖W′ − W‖, drawn at
 the variant's size: what a change of this size costs when nothing was chosen. A recipe near its square was not worth its method.
 
+**Orders.** Papers report GPTQ closer than rounding, SparseGPT than Wanda than magnitude, SVD-LLM than ASVD than plain SVD. Where two
+such recipes store as much (within 1 %) their KL is compared on the same tokens, every seed of one with every seed of the other;
+intervals are 95 % over sequences. Small models without outlier channels often do not show an order: then the card says so.
+
 **What this does not show.** A distance on one text says nothing of a skill that the text does not use, and a smaller file is faster
 only where the table says so.
 """

@@ -11,6 +11,7 @@ import pyarrow as pa
 from analysis import plots
 from analysis.contract import Figure
 from analysis.frontier import words
+from analysis.frontier.orders import Order, orders
 from analysis.frontier.points import COMBINED, MEASURES, UNITS, Point, on_front
 from analysis.plots import number
 from analysis.theme import Theme, figure
@@ -26,7 +27,7 @@ def figures(points: list[Point], families: tuple[str, ...], chosen: str | None) 
     reading = (f"Lower left is better. The line joins the {len(front)} of {len(points)} recipes that nothing smaller beats"
                + ("; a grey square is what random noise as large as a recipe’s change costs." if nulls else ".") + " It says nothing of texts unlike this one.")
     links = {p.written: f"compression_cost?a={p.subject}&b={p.written}&corpus={p.corpus}" for p in points}
-    return [Figure(
+    cards = [Figure(
         "frontier", "Size against distance", reading, {name: partial(plane, points, families, chosen, i) for i, name in enumerate(MEASURES)}, table(points),
         f"Stored size and distance to A of {len(points)} recipes on {points[0].n_tokens:,} tokens of {points[0].corpus}. Bars: range over calibration seeds, or with one "
         "seed the 95 % bootstrap interval over sequences. Line: Pareto front." + (" Grey squares: A with Gaussian noise of the norm of each recipe’s change." if nulls else ""),
@@ -34,6 +35,49 @@ def figures(points: list[Point], families: tuple[str, ...], chosen: str | None) 
             f"{p.label}, {words.megabytes(p.n_bytes)}, {words.nats(p.measures[0, 0])} nats" for p in front[:12]) + ".",
         height=HEIGHT, wide=True, links=links,
     )]
+    found = orders(points)
+    return [*cards, _orders_card(found)] if found else cards
+
+
+# ---- orders that papers report
+
+
+def _orders_card(found: list[Order]) -> Figure:
+    counts = {word: sum(o.verdict == word for o in found) for word in ("holds", "not shown", "reversed")}
+    told = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
+    height = max(120, 64 + 26 * len(found))
+    return Figure(
+        "orders", "Do the orders that papers report hold here?",
+        f"Left of the dashed line they do: {told}, of {len(found)} pair{'s' * (len(found) > 1)} that store as much. Where the interval crosses it, this model and text do not show the order.",
+        {"": partial(order_dots, found, height)}, order_table(found),
+        "KL of the recipe that papers report closer minus KL of the other, nats per token, on the same tokens; 95 % bootstrap intervals over sequences, calibration seeds together. "
+        "Scale: symmetric square root, so that small differences are seen beside large ones.",
+        "; ".join(f"{o.closer} against {o.farther}: {number(o.difference[0])} nats, {o.verdict}" for o in found) + ".", height=height, wide=True,
+    )
+
+
+def order_dots(found: list[Order], height: int, theme: Theme) -> go.Figure:
+    fig = figure(theme, margin=dict(l=330, r=92, t=8, b=46), height=height)
+    values = np.array([o.difference for o in found])
+    squeezed = np.sign(values) * np.sqrt(np.abs(values))
+    top = float(np.nanmax(np.abs(squeezed))) or 1e-3
+    ticks = [-0.64, -0.16, -0.04, -0.01, -0.001, 0.0, 0.001, 0.01, 0.04, 0.16, 0.64]
+    inside = [t for t in ticks if abs(np.sign(t) * np.sqrt(abs(t))) <= 1.1 * top]
+    fig.update_layout(xaxis=dict(title="KL difference, nats/token (square-root scale)", range=[-1.15 * top, 1.15 * top], tickvals=[float(np.sign(t) * np.sqrt(abs(t))) for t in inside],
+                                 ticktext=[f"{t:g}".replace("-", "−") for t in inside], showgrid=True),
+                      yaxis=dict(range=[len(found) - 0.5, -0.5], tickvals=list(range(len(found))), ticktext=[f"{o.closer} against {o.farther}" for o in found]))
+    plots.dashed(fig, theme, 0.0)
+    bars = dict(type="data", symmetric=False, array=np.nan_to_num(squeezed[:, 2] - squeezed[:, 0]), arrayminus=np.nan_to_num(squeezed[:, 0] - squeezed[:, 1]), color=theme.text, thickness=1.5, width=0)
+    fig.add_trace(go.Scatter(x=squeezed[:, 0], y=list(range(len(found))), mode="markers", error_x=bars, cliponaxis=False, customdata=values,
+                             marker=dict(size=8, color=theme.text, symbol=["circle" if o.verdict == "holds" else "circle-open" if o.verdict == "not shown" else "x" for o in found]),
+                             hovertemplate="%{customdata[0]:.4g} nats/token (%{customdata[1]:.4g} to %{customdata[2]:.4g})<extra></extra>"))
+    plots.add(fig, [plots.text_at(theme, o.verdict, 1.0, i, ref=("paper", "y"), xanchor="left", xshift=10) for i, o in enumerate(found)])
+    return fig
+
+
+def order_table(found: list[Order]) -> pa.Table:
+    return pa.Table.from_pylist([{"closer": o.closer, "farther": o.farther, "bytes": o.n_bytes, "kl_difference_nats": o.difference[0], "low": o.difference[1], "high": o.difference[2],
+                                  "verdict": o.verdict, "sequences_and_seeds": o.n} for o in found])
 
 
 def mark(family: str, families: tuple[str, ...], theme: Theme) -> tuple[str, str]:

@@ -20,6 +20,7 @@ class Point:
     """One recipe. `measures` [measure, 3]: value, low, high, in the order of MEASURES; `null` [measure] of noise of the same size, NaN
     where it was not measured. `seeds` written variants, one a calibration seed; `bytes_range` over them."""
 
+    variant: Variant
     label: str
     family: str
     seeds: tuple[str, ...]
@@ -32,6 +33,8 @@ class Point:
     n_tokens: int
     corpus: str
     subject: str  # A
+    kl_sums: tuple[np.ndarray, ...]  # per seed: KL summed over each sequence [sequence]
+    counts: np.ndarray  # tokens of each sequence
 
     @property
     def written(self) -> str:
@@ -58,8 +61,10 @@ def _point(of: list[tuple[Variant, Run]], a: Variant, label: str) -> Point:
     sizes = [r.bits_b / 8 for r in results]
     null = np.array([np.mean([r.noise_summary[0, 0] for r in results]), np.mean([r.noise_summary[3, 0] for r in results]), np.nan, np.nan])
     first = results[0]
-    return Point(label, family_of(of[0][0], a), tuple(v.written for v, _ in of), float(np.mean(sizes)), (min(sizes), max(sizes)), first.bits_a / 8,
-                 float(np.mean([r.bits_b for r in results])) / first.n_weights, spread, null, first.n_tokens, of[0][1].record["corpus"], a.written)
+    counts = np.bincount(first.sequence, minlength=len(first.strand)).astype(float)
+    return Point(of[0][0], label, family_of(of[0][0], a), tuple(v.written for v, _ in of), float(np.mean(sizes)), (min(sizes), max(sizes)), first.bits_a / 8,
+                 float(np.mean([r.bits_b for r in results])) / first.n_weights, spread, null, first.n_tokens, of[0][1].record["corpus"], a.written,
+                 tuple(np.bincount(r.sequence, r.kl, len(r.strand)) for r in results), counts)
 
 
 def _measures(r) -> np.ndarray:

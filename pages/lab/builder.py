@@ -6,11 +6,12 @@ import streamlit as st
 
 import operators
 from analysis import run
+from analysis.frontier import recipes
 from metrics.model_bits import foreseen_bits
 from models import variant_shelf
 from models.refusal import Refused
 from models.variant import Variant
-from pages.lab import link, step, subject
+from pages.lab import step, subject
 from pages.lab.link import Recipe
 from pages.lab.waiting import wait_for
 from pages.shared import controls, queue, states, visitor
@@ -45,7 +46,7 @@ def _made(a: Variant, recipe: Recipe) -> tuple[Variant | None, Refused | None]:
     if recipe.refused or not recipe.steps:
         return None, recipe.refused
     try:
-        return link.on_top(a, recipe.steps), None
+        return recipes.on_top(a, recipe.steps), None
     except Refused as error:
         return None, error
 
@@ -54,7 +55,7 @@ def _steps(a: Variant, recipe: Recipe) -> None:
     st.badge(plain(a.written), color="blue")
     for i, each in enumerate(recipe.steps):
         st.caption(":material/chevron_right:", width="content")
-        with st.popover(plain(link.words(each)), key=f"step_{i}_{each.operator}"), st.container(width=420):
+        with st.popover(plain(recipes.words(each)), key=f"step_{i}_{each.operator}"), st.container(width=420):
             step.draw(recipe.steps, i)
     st.caption(":material/chevron_right:", width="content")
     with st.popover("Add a step", icon=":material/add:", type="tertiary", key="add_step"), st.container(width=420):
@@ -110,7 +111,7 @@ def make(view: View, a: Variant, v: Variant) -> None:
 
 def keep(a: Variant, v: Variant) -> None:
     try:
-        variant_shelf.keep(run.home(), v, link.label(a, v)[: variant_shelf.LONGEST], visitor.owner())
+        variant_shelf.keep(run.home(), v, recipes.label(a, v)[: variant_shelf.LONGEST], visitor.owner())
     except Refused as error:
         st.session_state[step.REFUSAL] = str(error)
 

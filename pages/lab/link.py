@@ -6,15 +6,13 @@ calibration seeds, `after=true` that the recipe's steps come first. Everything e
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import streamlit as st
 
 import operators
-from analysis import run
-from models.params import key_params, read_params
 from models.refusal import Refused
-from models.variant import Step, Variant, write_value
+from models.variant import Step
 from models.variant import parse as grammar
 from pages.shared import controls
 
@@ -55,31 +53,6 @@ def write(steps: tuple[Step, ...] | list[Step]) -> None:
     controls.write_link("recipe", "~".join(step.written for step in steps) or None)
 
 
-def on_top(a: Variant, steps: tuple[Step, ...]) -> Variant:
-    """A with these steps; Refused where their order makes no sense or a step cannot be done to A."""
-    made = operators.canonical(replace(a, steps=(*a.steps, *steps)))
-    run.require_possible(made)
-    return made
-
-
 def seeds() -> int:
     text = st.query_params.get("seeds", "1")
     return min(max(int(text), 1), MOST_SEEDS) if text.isdigit() else 1
-
-
-def words(step: Step) -> str:
-    """"gptq bits=3, group=64": the operator, its first parameter, and what else differs from the defaults."""
-    operator = operators.OPERATORS[step.operator]
-    params = read_params(operator.Params, dict(step.params))
-    values, default = key_params(params), key_params(operator.Params())
-    first = next(iter(values), None)
-    told = {name: value for name, value in values.items() if value != default[name]}
-    if first in values and values[first] != () and not told.keys() & {"rank", "blocks", "attn", "mlp"}:
-        told = {first: values[first], **told}
-    return " ".join([step.operator, ", ".join(f"{name}={write_value(value)}" for name, value in told.items())]).strip()
-
-
-def label(a: Variant, v: Variant) -> str:
-    """What a variant is called on the plane: the words of the steps it adds to A."""
-    added = v.steps[len(a.steps):] if v.steps[: len(a.steps)] == a.steps else v.steps
-    return ", ".join(words(step) for step in added) or "A"

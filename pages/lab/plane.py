@@ -9,9 +9,9 @@ import streamlit as st
 import operators
 from analysis import frontier
 from analysis.contract import module_docs
-from analysis.frontier import Point
+from analysis.frontier import Point, recipes
 from models.variant import Variant
-from pages.lab import link, subject
+from pages.lab import subject
 from pages.lab.subject import Measured
 from pages.shared import figure_card
 from pages.shared.drawn import Drawn
@@ -25,7 +25,7 @@ def points(view: View, a: Variant, tried: list[Variant]) -> list[Point]:
 
 @lru_cache(maxsize=32)
 def _points(a: Variant, measured: tuple[Measured, ...]) -> tuple[Point, ...]:
-    return tuple(frontier.points_of([(m.variant, m.run) for m in measured], a, lambda v: link.label(a, v)))
+    return tuple(frontier.points_of([(m.variant, m.run) for m in measured], a, lambda v: recipes.label(a, v)))
 
 
 @lru_cache(maxsize=32)

@@ -2,67 +2,26 @@
 
 from __future__ import annotations
 
-import typing
-from dataclasses import replace
-from types import ModuleType
-from typing import Literal
-
 import streamlit as st
 
 import operators
 from analysis import run, sweep
+from analysis.frontier.recipes import variants
 from jobs import client
 from jobs.spec import job_id
-from models.params import fields_of
-from models.refusal import Refused
-from models.variant import Step, Variant, write_value
-from models.variant import parse as grammar
+from models.variant import Step, Variant
 from pages.lab import link, subject
 from pages.lab.waiting import wait_for
 from pages.shared import controls, queue, states
 from pages.shared.view import View
 from pages.shared.wording import duration, plain
 
-USUAL = ("round_to_nearest", "gptq", "wanda", "sparsegpt", "low_rank", "drop_layers")
-
-
-def settings(operator: ModuleType) -> tuple[str, ...]:
-    """What is worth comparing of an operator: what it names itself, else steps of its first parameter around the default."""
-    if hasattr(operator, "SWEEP"):
-        return operator.SWEEP
-    first, kind = next(((f, kind) for f, kind in fields_of(operator.Params) if f.metadata.get("first")), (None, None))
-    if first is None:
-        return ("",)
-    if typing.get_origin(kind) is Literal:
-        values = typing.get_args(kind)
-    elif kind in (int, float):
-        low, high = first.metadata.get("low"), first.metadata.get("high")
-        inside = lambda v: (low is None or v >= low) and (high is None or v <= high)
-        values = [v for v in dict.fromkeys(kind(first.default * share) for share in (0.5, 1, 1.5)) if inside(v)]
-    else:
-        return ("",)
-    return tuple(f"{first.name}={write_value(v)}" for v in values)
+USUAL = ("round_to_nearest", "gptq", "magnitude", "wanda", "sparsegpt", "low_rank", "drop_layers")
 
 
 def chosen() -> tuple[str, ...]:
     """The operators that the link names; unknown ones are left out."""
     return tuple(name for name in st.query_params.get("sweep", "").split(".") if name in operators.OPERATORS)
-
-
-def variants(a: Variant, before: tuple[Step, ...], names: tuple[str, ...], seeds: int) -> tuple[list[Variant], list[str]]:
-    """(what a sweep makes, why some of it cannot be made): every setting of every operator, after the steps `before`."""
-    made, left_out = [], []
-    for name in names:
-        for setting in settings(operators.OPERATORS[name]):
-            step = grammar(f"demo/x~{name}{':' + setting if setting else ''}").steps[0]
-            try:
-                first = link.on_top(a, (*before, step))
-            except Refused as error:
-                left_out.append(f"{name} {setting}: {error}")
-                continue
-            again = range(seeds) if first.steps[-1].on else range(1)
-            made += [replace(first, steps=(*first.steps[:-1], replace(first.steps[-1], seed=first.steps[-1].seed + k))) for k in again]
-    return list(dict.fromkeys(made)), left_out
 
 
 def draw(view: View, a: Variant, recipe: tuple[Step, ...]) -> list[Variant]:

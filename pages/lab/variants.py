@@ -7,8 +7,9 @@ import pandas as pd
 import streamlit as st
 
 import analysis
+import operators
 from analysis import run
-from analysis.frontier import Point, on_front
+from analysis.frontier import Point, on_front, recipes
 from models import variant_shelf
 from models.refusal import Refused
 from models.variant import Variant
@@ -40,7 +41,7 @@ def _table(view: View, a: Variant, found: list[Point], front: list[Point], kept:
     names = {k.variant.written: k.name for k in kept}
     rows = [_row(p, p in front, names) for p in sorted(found, key=lambda p: p.n_bytes)]
     rows += [{"variant": k.name, "front": "", "written": k.variant.written, "operator": "not measured on this text"} for k in waiting]
-    frame = pd.DataFrame(rows, columns=["front", "variant", "size, MB", "of A, %", "KL, nats/token", "noise, nats", "changed top-1, %", "perplexity, ×", "bits/weight", "seeds", "operator", "written"])
+    frame = pd.DataFrame(rows, columns=["front", "variant", "size, MB", "of A, %", "KL, nats/token", "noise, nats", "changed top-1, %", "perplexity, ×", "bits/weight", "seeds", "operator", "speed", "written"])
     at = next((i for i, row in enumerate(rows) if view.b in row.get("all", (row["written"],))), None)
     column = st.column_config
     state = st.dataframe(
@@ -62,7 +63,13 @@ def _row(p: Point, front: bool, names: dict[str, str]) -> dict:
     name = next((names[w] for w in p.seeds if w in names), p.label)
     return {"front": "●" if front else "", "variant": name, "size, MB": p.n_bytes / 1e6, "of A, %": 100 * p.n_bytes / p.bytes_a, "KL, nats/token": p.measures[0, 0],
             "noise, nats": p.null[0], "changed top-1, %": p.measures[2, 0], "perplexity, ×": p.measures[3, 0], "bits/weight": p.bits_per_weight, "seeds": len(p.seeds),
-            "operator": p.family, "written": p.written, "all": p.seeds}
+            "operator": p.family, "speed": speed(p.variant), "written": p.written, "all": p.seeds}
+
+
+def speed(v: Variant) -> str:
+    """What the representation could do for speed; the page “Which skills…” measures it."""
+    faster = any(step.operator == "drop_layers" or hasattr(operators.OPERATORS[step.operator], "physical") for step in v.steps)
+    return "fewer operations" if faster else "smaller only"
 
 
 def _measure(view: View, a: Variant, waiting: list) -> None:
@@ -76,7 +83,7 @@ def actions(view: View, a: Variant, b: Variant) -> None:
     """What can be done with B, in one row."""
     there = variant_shelf.find(run.home(), b, visitor.owner())
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="foot_b"):
-        st.badge(f"**B** {plain(there.name if there else link.label(a, b))}", color="orange")
+        st.badge(f"**B** {plain(there.name if there else recipes.label(a, b))}", color="orange")
         for title, page in PAGES:
             if page in (*analysis.ANALYSES, *queue.PAGES) and st.button(title, type="tertiary", icon=":material/arrow_forward:", key=f"open_{page}"):
                 st.switch_page(f"{page}.py", query_params={"a": view.a, "b": view.b, "corpus": view.corpus})
