@@ -151,7 +151,7 @@ def overlap(run, theme: Theme) -> go.Figure:
     for k, (name, style) in enumerate(zip(OVERLAPS, styles)):
         fig.add_trace(go.Scatter(x=at, y=r.overlap[k], mode="markers", marker=dict(size=9, **style), name=name, hovertemplate=f"{name}<br>block %{{x}}: %{{y:.3f}}<extra></extra>"))
     plots.band(fig, theme, -0.5, len(at) - 0.5, 0.0, float(r.chance.max()))
-    plots.note(fig, theme, "● base: natural text  ○ base: same format  ■ no contrast  ✕ shuffled", 0.0, 1.0, xanchor="left", yanchor="bottom", yshift=4)
+    plots.note(fig, theme, "● natural base  ○ format base  ■ no contrast  ✕ shuffled", 0.0, 1.0, xanchor="left", yanchor="bottom", yshift=4)
     fig.update_layout(xaxis=dict(title="block", **plots.ticks(r.blocks.tolist())), yaxis=dict(title="IoU of the halves' masks", range=[-0.03, 1.03], showgrid=True))
     return fig
 
@@ -230,7 +230,7 @@ def _texts_card(runs) -> Figure:
     tables = [run.result.texts.append_column("run", pa.array([run.label] * run.result.texts.num_rows)) for run in runs]
     changed = sum(row["before"] != row["after"] for row in runs[0].result.texts.to_pylist())
     return Figure(
-        "completions", "Before and after the cut", f"Greedy completions of {runs[0].result.texts.num_rows} memorized prefixes; {changed} of them change. Half 1 was located on, half 2 was not.",
+        "completions", "Before and after the cut", f"Greedy completions of {runs[0].result.texts.num_rows} memorized prefixes; {changed} of them change (bold). Half 1 was located on, half 2 was not.",
         _views(runs, texts), pa.concat_tables(tables), "Greedy completions of memorized prefixes by the whole model and after the cut.", "A table of prefixes with their completions before and after.", height=HEIGHT, wide=True)
 
 
@@ -239,9 +239,9 @@ def texts(run, theme: Theme) -> go.Figure:
     safe = lambda text: text.replace("&", "&amp;").replace("<", "&lt;")
     columns = ("half", "prefix", "before", "after")
     cells = [[safe(str(row[name])) for row in rows] for name in columns]
-    colors = [[theme.text] * len(rows)] * 3 + [[theme.text if row["before"] == row["after"] else theme.b for row in rows]]
+    cells[3] = [text if row["before"] == row["after"] else f"<b>{text}</b>" for row, text in zip(rows, cells[3])]
     fig = figure(theme, margin=dict(l=4, r=4, t=4, b=4))
     fig.add_trace(go.Table(
         columnwidth=[0.5, 4, 4, 4], header=dict(values=columns, align="left", fill_color="rgba(0,0,0,0)", line_color=theme.grid, font=dict(color=theme.axis, size=theme.size)),
-        cells=dict(values=cells, align="left", fill_color="rgba(0,0,0,0)", line_color=theme.grid, font=dict(color=colors, size=theme.size), height=24)))
+        cells=dict(values=cells, align="left", fill_color="rgba(0,0,0,0)", line_color=theme.grid, font=dict(color=theme.text, size=theme.size), height=24)))
     return fig

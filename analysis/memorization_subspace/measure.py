@@ -20,7 +20,7 @@ PREFIXES = (0.25, 0.5, 0.75, 1.0)
 STEPS = (0, 3, 10, 30, 100, 300)
 FEWEST = 8  # memorized passages; fewer cannot be halved and say anything
 MOST = 12  # passages of each half that go through the recovery test
-TOP, TOKENS = 12, 6  # neurons listed, promoted tokens each
+TOP, TOKENS = 12, 4  # neurons listed, promoted tokens each
 
 
 @dataclass(frozen=True, eq=False)
