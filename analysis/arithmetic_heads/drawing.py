@@ -55,10 +55,11 @@ def _map_card(runs, pair: bool) -> Figure:
     c, v, m = reading.chosen(a.params)
     best = reading.ranked(a.result, c, v, m)[0]
     three = reading.heads(a.result, c, v, m)[best]
+    apart = " In B − A orange means that B’s answer hangs less on it; outlined there, the heads that were lost." if pair else ""
     grouped = f" Queries are grouped: {a.result.n_heads // a.result.n_kv} heads share one key and value." if a.result.n_kv < a.result.n_heads else ""
     return Figure(
         "effects", "What each head and MLP carries to the answer",
-        f"Blue: the answer loses when this output at END comes from the run {words.WHEN[a.params.change]}; outlined, the key heads.{grouped}",
+        f"Blue: the answer loses when this output at END comes from the run {words.WHEN[a.params.change]}; outlined, the key heads.{apart}{grouped}",
         chosen, tables.maps(runs),
         f"Path patching of every head (left) and MLP (right) at the last token: {setting(a)}; mean over {a.result.n_discovery} correctly answered "
         "prompts, operators weighing the same. "
