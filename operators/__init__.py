@@ -32,7 +32,8 @@ from models.params import key_params, read_params
 from models.refusal import Refused
 from models.variant import Step, Variant, parse as parse_grammar
 from operators import (
-    awq, cut_memorized, drop_layers, flap, gptq, hqq, low_rank, magnitude, round_to_nearest, share_blocks, slice_gpt, sparsegpt, split_quant, tune_heads, wanda,
+    awq, cut_memorized, drop_layers, flap, gptq, hqq, low_rank, magnitude, round_to_nearest, share_blocks, slice_gpt, sparsegpt, split_quant, subnetwork, tune_heads,
+    wanda,
 )
 
 CALIBRATION = "demo/mixed:train:64x128"  # where a recipe names no text
@@ -41,7 +42,7 @@ OPERATORS = {
     module.__name__.rpartition(".")[2]: module
     for module in (
         drop_layers, share_blocks, flap, magnitude, wanda, sparsegpt, low_rank, slice_gpt, round_to_nearest, gptq, awq, hqq, split_quant, tune_heads,
-        cut_memorized,
+        cut_memorized, subnetwork,
     )
 }
 

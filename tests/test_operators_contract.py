@@ -18,6 +18,7 @@ from tests.operator_bench import FAMILIES, model_of, text_for, weights_of
 CHANGING = {  # where the defaults are made for larger models, or change nothing
     "drop_layers": {"blocks": (1,)}, "round_to_nearest": {"group": 8}, "gptq": {"group": 8}, "cut_memorized": {"ratio": 0.2, "located": "all"}, "awq": {"group": 8}, "hqq": {"group": 8}, "slice_gpt": {"slice": 0.5},
     "tune_heads": {"choose": "random", "on_what": "text", "steps": 3, "rate": 0.1},
+    "subnetwork": {"penalty": 0.0, "steps": 4, "growth": 2.0},
 }
 EVERY = [(name, family) for name in OPERATORS for family in FAMILIES]
 pytestmark = pytest.mark.parametrize("name,family", EVERY, ids=["-".join(pair) for pair in EVERY])
