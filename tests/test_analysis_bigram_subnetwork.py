@@ -24,7 +24,6 @@ from models.lab import Lab
 from models.progress import Quiet
 from models.refusal import NotApplicable, Refused
 from models.shape import shape_of
-from models.variant import parse
 from operators import OPERATORS
 from tests import tiny
 from tests.operator_bench import Text, model_of
@@ -287,12 +286,6 @@ def test_what_else_is_read_is_part_of_the_key(home):
     assert door.key(asked("demo/storyteller-a")) == door.key(asked("demo/storyteller-a", slack="0.1", unseen="clipped"))
     with pytest.raises(Refused, match="No checkpoints along the run"):
         door.also(asked("demo/storyteller-b", along="run"))
-
-
-def test_an_uploaded_checkpoint_of_somebody_else_is_not_reached_through_a_parameter(monkeypatch):
-    monkeypatch.setenv("MICROTOME_PUBLIC", "1")
-    with pytest.raises(Refused, match="While the app serves others"):
-        subject.also(parse("demo/storyteller-a"), subject.Params(along="shelf/somebody-1234"))
 
 
 def test_text_is_written_on_within_the_context():

@@ -250,6 +250,8 @@ def test_the_curves_of_a_running_job_are_drawn(app, home, slow):
     figure = live.plot(client.status(job.id).live, "B", THEMES["light"])
     assert [list(trace.y) for trace in figure.data] == [[2.0, 1.5, 1.25]] and figure.data[0].line.color == THEMES["light"].b
     assert "loss" in figure.layout.annotations[0].text and "1.25" in figure.layout.annotations[0].text
+    both = live.plot({"loss · λ 1": [[1, 2], [2.0, 1.0]], "loss · λ 9": [[1, 2], [2.0, 1.01]], "r": [[1], [0.5]]}, "A", THEMES["dark"])
+    assert [t.xaxis for t in both.data] == ["x", "x", "x2"] and {"loss", "λ 1", "λ 9", "r <b>0.500</b>"} == {n.text for n in both.layout.annotations}
 
 
 @needs_demo
