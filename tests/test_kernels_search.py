@@ -31,8 +31,9 @@ def test_by_hand():
     assert hamming.histogram(codes, 128)[:5].tolist() == [1, 5, 3, 1, 0]
 
 
-@pytest.mark.parametrize("n, q, n_bytes", [(1, 1, 8), (63, 7, 16), (131, 17, 40), (40, 5, 256), (21, 3, 776), (30, 0, 8)])
+@pytest.mark.parametrize("n, q, n_bytes", [(1, 1, 8), (63, 7, 16), (131, 17, 40), (40, 5, 256), (600, 70, 256), (21, 3, 776), (21, 9, 776), (513, 8, 8), (30, 0, 8), (30, 9, 0)])
 def test_search_equals_the_definition(n, q, n_bytes):
+    """Few and many queries, codes that end inside a block of 256 and widths that end inside a body of 72 bits."""
     codes, queries = random_codes(n, n_bytes), random_codes(q, n_bytes, seed=1)
     codes[n // 2 :] &= 3  # many ties
     for k in (1, 5, n + 3):
@@ -42,6 +43,18 @@ def test_search_equals_the_definition(n, q, n_bytes):
         hamming.histogram(codes, 8 * n_bytes), hamming.histogram(codes, 8 * n_bytes, impl="reference")
     )
     assert hamming.histogram(codes, 8 * n_bytes).sum() == n * (n - 1) // 2
+
+
+def test_threads_do_not_show_in_a_search():
+    codes, threads, found = random_codes(700, 64), torch.get_num_threads(), []
+    codes[350:] &= 3
+    try:
+        for n_threads in (1, 3):
+            torch.set_num_threads(n_threads)
+            found.append(hamming.nearest(codes, codes[::7], 6))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(np.array_equal(a, b) for a, b in zip(*found))
 
 
 def test_nothing_to_search():
