@@ -13,7 +13,7 @@ import torch
 
 from kernels.mlp_capture import MlpCapture
 from models.loaded import Model
-from models.refusal import NotApplicable
+from models.refusal import NotApplicable, Refused
 
 FUNCTIONS = {  # transformers' names -> kernels.mlp_capture's
     "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh", "silu": "silu", "swish": "silu", "relu": "relu",
@@ -36,6 +36,8 @@ def activation_of(model: Model) -> str:
 @contextmanager
 def activating(model: Model, layer: int, activate: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]) -> Iterator[None]:
     """While open, block `layer`'s MLP calls activate(pre [token, d_mlp], up or None) -> post for its activation."""
+    if layer is None or not 0 <= layer < model.n_layers:
+        raise Refused(f"Block {layer} does not exist; the model has blocks 0–{model.n_layers - 1}.")
     layout, block = model.layout, model.blocks[layer]
     mlp = block.get_submodule(layout.mlp)
     inner, outer = block.get_submodule(layout.mlp_input), block.get_submodule(layout.mlp_output)
@@ -46,11 +48,15 @@ def activating(model: Model, layer: int, activate: Callable[[torch.Tensor, torch
         up = None if gate is None else gate(x).flatten(0, -2)
         return outer(activate(pre.flatten(0, -2), up).view(pre.shape))
 
+    before = vars(mlp).get("forward")  # accelerate's, where the layer is offloaded
     mlp.forward = forward  # found before the class's own; dropout is off in eval mode
     try:
         yield
     finally:
-        del mlp.forward
+        if before is None:
+            del mlp.forward
+        else:
+            mlp.forward = before
 
 
 def capture_of(model: Model, **how) -> Callable[[int], MlpCapture]:

@@ -355,3 +355,17 @@ def test_left_padding_is_refused_in_words(gpt2, text):
         some = chosen.expand(7, 19)
         (found,) = stream(gpt2, ids, some, [Request(Moments, (Site(0, "resid_pre"),))])
         assert found.count == int(some.sum())
+
+
+def test_a_forward_set_on_the_module_is_put_back(gpt2, text):
+    """As accelerate sets one on layers that it brings from disk."""
+    mlp, ids = gpt2.blocks[0].mlp, text[0]
+    own = type(mlp).forward.__get__(mlp)
+    mlp.forward = own
+    try:
+        stream(gpt2, ids, None, [Request(capture_of(gpt2), (Site(0, "mlp_act"),))])
+        assert vars(mlp)["forward"] is own
+    finally:
+        del mlp.forward
+    with pytest.raises(Refused, match="Block 9 does not exist"):
+        stream(gpt2, ids, None, [Request(capture_of(gpt2), (Site(9, "mlp_act"),))])
