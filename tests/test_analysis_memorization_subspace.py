@@ -189,7 +189,7 @@ def test_a_model_that_knows_nothing_by_heart_comes_out_empty(home, tmp_path):
     words_ = tiny.text().split()
     (tmp_path / "list.txt").write_text("\n\n".join(" ".join(words_[i : i + 20]) for i in range(0, 800, 20)))
     corpus = register_text(tmp_path / "list.txt", home) + ":32x32:padded"
-    request = run.request(NAME, (source,), corpus, {"recovery": 0, "resamples": 100})
+    request = run.request(NAME, (source,), corpus, {"recovery": 0})
     run.execute(request.to_json())
     found = run.load(request)
     assert found.result.n_memorized == 0 and not words.located(found.result) and found.result.control_name.startswith("the same passages")
@@ -238,7 +238,7 @@ def test_verdicts_follow_the_control():
 @needs_demo
 def test_the_demo_model_canaries_fall_on_both_halves_and_random_cuts_do_nothing(home):
     run.lab.cache_clear()
-    request = run.request(NAME, ("demo/storyteller-a",), None, {"recovery": 0, "resamples": 100})
+    request = run.request(NAME, ("demo/storyteller-a",), None, {"recovery": 0})
     run.execute(request.to_json())
     found = run.load(request)
     r, j = found.result, words.at_share(run.load(request))

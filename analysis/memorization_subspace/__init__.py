@@ -49,7 +49,6 @@ class Params:
     share: float = param(0.1, "Share located", low=0.001, high=0.2, help="The cut that is shown in detail and goes through the recovery test")
     prefix: int = param(0, "Prefix", low=0, high=1024, unit="tokens", help="0: what the text marks as prefix, else half of each passage")
     normalised: bool = param(False, "Scale every token to length 1", help="As the paper's code does")
-    resamples: int = param(1000, "Bootstrap resamples", low=100, high=100_000)
     seed: int = param(0, "Seed of halves, controls and soft prompts", low=0, high=10**9)
 
 
