@@ -26,6 +26,7 @@ from cache.fingerprint import code_identity, fingerprint
 from cache.store import Entry, Store
 from models import checkpoints, hub
 from models.corpus import Corpus, parse as parse_corpus, require_context
+from models.home import REPO, home
 from models.lab import ENGINE, SCHEMA, Lab
 from models.outline import Outline, outline_of
 from models.params import key_params, read_params
@@ -33,14 +34,6 @@ from models.progress import Quiet
 from models.rates import FIRST_GUESS, rates, remember
 from models.refusal import Refused
 from models.variant import Variant
-
-REPO = Path(__file__).resolve().parents[1]
-
-
-def home() -> Path:
-    """Folder of store, jobs and uploads: MICROTOME_HOME, or .microtome beside the code."""
-    return Path(os.environ.get("MICROTOME_HOME") or REPO / ".microtome")
-
 
 @dataclass(frozen=True)
 class Request:

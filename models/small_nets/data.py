@@ -99,3 +99,10 @@ def noisy(y: np.ndarray, fraction: float, n_classes: int, seed: int) -> np.ndarr
     at = generator.permutation(len(out))[: round(fraction * len(out))]
     out[at] = (out[at] + generator.integers(1, n_classes, len(at))) % n_classes
     return out
+
+
+def drawn(images: Images, n_train: int, n_test: int, seed: int) -> Images:
+    """At most so many of each, drawn by `seed`."""
+    generator = np.random.default_rng(seed)
+    train, test = (torch.from_numpy(generator.permutation(len(y))[:n]) for y, n in ((images.y, n_train), (images.y_test, n_test)))
+    return Images(images.name, images.x[train], images.y[train], images.x_test[test], images.y_test[test], images.n_classes)

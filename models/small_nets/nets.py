@@ -123,6 +123,19 @@ def as_inputs(x: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     return (x.flatten(-3) if recipe.family == "mlp" else x).movedim(-2 if recipe.family == "mlp" else -4, -1)
 
 
+def folded(stack: Stack, place: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Affine layers (W [out, in], b [out]), float64, of one "mlp" network: ReLU between them, batch norm folded in with its
+    running statistics, so that the pre-activations are those that `forward` shows."""
+    of, layers = stack.net(place), []
+    for layer in range(stack.recipe.hidden + 1):
+        w, b = of[f"w{layer}"].astype(np.float64), of[f"b{layer}"].astype(np.float64)
+        if f"gamma{layer}" in of:
+            scale = of[f"gamma{layer}"] / np.sqrt(of[f"var{layer}"].astype(np.float64) + 1e-5)
+            w, b = w * scale[:, None], (b - of[f"mean{layer}"]) * scale + of[f"beta{layer}"]
+        layers.append((w, b))
+    return layers
+
+
 def normed(stack: Stack, layer: int, flat: torch.Tensor, training: bool) -> torch.Tensor:
     """Batch norm of [batch, net · unit, …] with the statistics of each network's unit; momentum 0.1, ε 1e-5."""
     mean, var, gamma, beta = (stack.tensors[f"{name}{layer}"].view(-1) for name in ("mean", "var", "gamma", "beta"))

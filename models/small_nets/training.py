@@ -13,6 +13,7 @@ from models.progress import Quiet
 from models.refusal import Refused
 from models.small_nets.data import Images
 from models.small_nets.nets import Net, Recipe, Stack, as_inputs, forward, initial
+from models.threads import one_thread
 
 LOOP_FROM = 256  # units of a layer: from here on one network fills the machine (benchmarks/small_nets.py)
 GROUP_BYTES = 4 << 20  # weights of one group: more fall out of the cache at every update
@@ -72,7 +73,8 @@ def train(nets: list[Net], recipe: Recipe, images: Images, *, look: Callable[[in
             if group.epoch == recipe.epochs:
                 break
             where = f"width {nets[places[0]].width}, {len(places)} of {len(nets)} networks, epoch {group.epoch + 1} of {recipe.epochs}"
-            mean = group.train_epoch(lambda: progress.step(done + group.epoch * len(places), total, where))
+            with one_thread(nets[places[0]].width < LOOP_FROM):
+                mean = group.train_epoch(lambda: progress.step(done + group.epoch * len(places), total, where))
             losses[list(places), group.epoch - 1] = mean
             progress.save({"losses": losses, "running": group.state(), "stacks": [(s.nets, s.tensors) for s in stacks],
                            "looks": [(k.epoch, k.nets, k.value) for k in looks]})
