@@ -8,6 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from analysis.run import home
+from models import shelf
 from models.refusal import Refused
 from pages.shared import controls
 from pages.shared.wording import plain
@@ -16,7 +17,10 @@ MEGABYTES = 200
 
 
 def section(view, page_now) -> None:
-    """Writes the name of the images into the link as `images`."""
+    """Writes the name of the images into the link as `images`. While the app serves others only the digits are offered: a file
+    and its name would be everybody's."""
+    if shelf.public():
+        return
     with st.expander("Images from a file", icon=":material/image:", expanded=False):
         st.markdown("MNIST and the like: an `.npz` with `x_train`, `y_train`, `x_test`, `y_test`; images [sample, height, width] in 0–255 or 0–1, labels from 0.")
         brought = st.file_uploader("Image file", type="npz", key="image_file", label_visibility="collapsed", max_upload_size=MEGABYTES)
@@ -30,19 +34,19 @@ def section(view, page_now) -> None:
 
 
 def _known() -> tuple[str, ...]:
-    from models.small_nets import shelf
+    from models.small_nets import shelf as images
 
-    return shelf.names(home())
+    return images.names(home())
 
 
 def _use(brought) -> None:
-    from models.small_nets import shelf
+    from models.small_nets import shelf as images
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "images.npz"
         file.write_bytes(brought.getbuffer())
         try:
-            name = shelf.add(file, home(), name=Path(brought.name).stem)
+            name = images.add(file, home(), name=Path(brought.name).stem)
         except Refused as error:
             st.error(plain(error))
             return
