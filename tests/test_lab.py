@@ -139,36 +139,24 @@ def test_a_steps_seed_draws_another_calibration_text(bench):
     assert all(torch.equal(same[name], value) for name, value in kept(0).items())
 
 
-def test_a_merge_round_trips_through_its_written_form(bench):
-    from models.variant import Step, Variant
-
-    merged = Variant("merge", steps=(Step("drop_layers", (("blocks", (1,)),)),), parents=(parse(bench["a"]), parse(bench["b"])))
-    written = run.keep_recipe(merged)
-    assert written.startswith("v/") and run.variant(written) == merged
+def test_a_merge_is_a_variant_like_any_other(bench):
+    """Written out it reads back equal; its text is cut by the first parent's tokenizer; an analysis runs on it, also with a step on top."""
+    merged = operators.parse(f"({bench['a']}+{bench['b']})~average")
+    assert run.keep_recipe(merged) == merged.written and run.variant(merged.written) == merged
+    a, b, m = (bench["lab"].model(v) for v in (*merged.parents, merged))
+    for (name, x), (_, y), (_, z) in zip(*(model.module.named_parameters() for model in (a, b, m))):
+        assert torch.equal(((x.double() + y.double()) / 2).float(), z), name
+    assert compute(bench, "large_table", merged.written).result.total == 8 * 31
+    assert compute(bench, "two_models", bench["a"], merged.written + "~drop_layers:blocks=1").result.kl > 1e-3
+    assert run.shape(merged).n_layers == 3
     with pytest.raises(Refused, match="not known here"):
         run.variant("v/000000000000")
 
 
-def test_an_offloaded_model_gives_the_same_statistics_and_refuses_to_be_changed(home, tmp_path, monkeypatch):
-    """Most layers on disk, read at each pass: moments agree to the bit; a recipe is refused in words."""
-    from kernels.moments import Moments
-    from models import checkpoints
-    from models.corpus import parse as parse_corpus
-    from models.corpus import register_text
-    from models.layout import Site
-    from models.stream import Request
-    from operators import OPERATORS, parse
-
-    model = "shelf/" + checkpoints.register(tiny.save(tiny.llama(), tmp_path / "llama"), home)
-    (tmp_path / "words.txt").write_text(tiny.text())
-    corpus = parse_corpus(register_text(tmp_path / "words.txt", home) + ":4x32")
-    monkeypatch.setattr(checkpoints, "_room", lambda: {"cpu": 20_000})
-    whole, offloaded = Lab(home, OPERATORS), Lab(home, OPERATORS, device="offload")
-    assert "disk" in offloaded.model(parse(model)).module.hf_device_map.values()
-    requests = [Request(Moments, (Site(i, name),)) for i in range(3) for name in ("resid_post", "mlp_post")]
-    found, expected = (bench.capture(parse(model), corpus).measure(requests) for bench in (offloaded, whole))
-    assert all(torch.equal(a.mean, b.mean) and a.count == b.count for a, b in zip(found, expected))
-    with pytest.raises(Refused, match="offloaded"):
-        offloaded.model(parse(model + "~drop_layers:blocks=1"))
-    with pytest.raises(Refused, match="offloaded to disk"):
-        list(offloaded.model(parse(model)).matrices())
+def test_merges_that_make_no_sense_are_refused_before_anything_is_loaded(bench):
+    for text, why in ((f"{bench['a']}~average", "merges several models"), (f"({bench['a']}+{bench['b']})~wanda", "must merge them"),
+                      (f"({bench['a']}+{bench['b']})~average~ties", "merges several models"), (f"({bench['a']}+{bench['b']}+{bench['a']})~pleas", "found 3")):
+        with pytest.raises(Refused, match=why):
+            run.variant(text)
+    with pytest.raises(Refused, match="models of one shape"):
+        run.key(run.request("large_table", (f"({bench['a']}+demo/storyteller-a)~average",), bench["corpus"], {}))
