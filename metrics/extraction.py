@@ -76,6 +76,15 @@ def shortened(p: Passages, share: float) -> Passages:
     return Passages(out, torch.tensor(starts), torch.tensor(ends))
 
 
+def shuffled(p: Passages, seed: int = 0) -> Passages:
+    """The same passages with the tokens after the first in random order: same format and words, never trained."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = p.ids.clone()
+    for row, end in enumerate(p.end.tolist()):
+        ids[row, 1:end] = ids[row, 1:end][torch.randperm(end - 1, generator=generator)]
+    return Passages(ids, p.start, p.end)
+
+
 def extract(model: Model, p: Passages, batch: int = 32) -> Extraction:
     """What greedy decoding of each passage's suffix gives."""
     parts = [_scored(model.logits(p.ids[lo : lo + batch]), p[slice(lo, lo + batch)]) for lo in range(0, len(p), batch)]

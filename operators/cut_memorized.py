@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 
 from metrics import memorized
-from metrics.extraction import Passages, extract, passages
+from metrics.extraction import Passages, extract, passages, shuffled
 from metrics.sparsity import mask_bits, pack, unpack
 from metrics.stored_bits import note_bits, split_key, total_bits, value_bits
 from models.loaded import Model
@@ -74,15 +74,6 @@ def base_sizes(model: Model, params: Params, p: Passages, calibration) -> memori
         first = p.ids[:1, :1]
         return memorized.sizes(model, first, torch.ones_like(first, dtype=torch.bool), params.normalised)
     return memorized.of_passages(model, shuffled(p), params.normalised)
-
-
-def shuffled(p: Passages, seed: int = 0) -> Passages:
-    """The same passages with the tokens after the first in random order: same format and words, never trained."""
-    generator = torch.Generator().manual_seed(seed)
-    ids = p.ids.clone()
-    for row, end in enumerate(p.end.tolist()):
-        ids[row, 1:end] = ids[row, 1:end][torch.randperm(end - 1, generator=generator)]
-    return Passages(ids, p.start, p.end)
 
 
 def decide(model: Model, params: Params, calibration, progress) -> Plan:

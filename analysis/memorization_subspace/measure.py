@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from metrics import memorized
-from metrics.extraction import Extraction, Passages, completion, extract, passages, shortened
+from metrics.extraction import Extraction, Passages, completion, extract, passages, shortened, shuffled
 from metrics.soft_prompt import recovery
 from models.corpus import parse
 
@@ -81,14 +81,6 @@ def _controls(capture, p: Passages, params) -> tuple[Passages, str, np.ndarray]:
         fresh = passages(other.tokens, params.prefix)
         return fresh, "control canaries, never trained on", np.asarray(other.tokens.labels["kind"][: len(fresh)], str)
     return shuffled(p, params.seed), "the same passages with shuffled tokens", np.full(len(p), "shuffled")
-
-
-def shuffled(p: Passages, seed: int) -> Passages:
-    """The same passages with the tokens after the first in random order."""
-    generator, ids = torch.Generator().manual_seed(seed), p.ids.clone()
-    for row, end in enumerate(p.end.tolist()):
-        ids[row, 1:end] = ids[row, 1:end][torch.randperm(end - 1, generator=generator)]
-    return Passages(ids, p.start, p.end)
 
 
 def _labels(tokens, params, p: Passages) -> tuple[np.ndarray, np.ndarray]:
