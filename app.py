@@ -17,6 +17,7 @@ from analysis.run import home
 from jobs.lifespan import start_workers, stop_workers
 from models import uploads
 from pages import fonts
+from pages.routes import first_page
 from pages.routes.upload import routes
 from pages.shared import drawn, frame  # noqa: F401  what every page needs, before the first one is asked for
 
@@ -41,4 +42,4 @@ async def sweep_hourly() -> None:
         await asyncio.sleep(3600)
 
 
-app = st.App("pages/navigation.py", routes=routes(home), lifespan=lifespan)
+app = st.App("pages/navigation.py", routes=[*routes(home), first_page.route()], lifespan=lifespan)

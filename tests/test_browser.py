@@ -148,3 +148,8 @@ def test_what_cannot_be_opened_is_said_in_words(visit):
     assert visitor.page.get_by_test_id("stException").count() == 0
     visitor.press("science Show the demo model" if visitor.page.get_by_role("button", name="science Show the demo model", exact=True).count() else "Show the demo model")
     visitor.page.wait_for_url(lambda url: "nobody" not in url)
+
+
+def test_the_default_pages_own_name_leads_to_it_with_its_link(visit):
+    visitor = visit().open("/layer_redundancy?corpus=demo/stories:8x16&removal_sequences=2&spectra_sequences=2&resamples=100").see("Which blocks does the model not need?")
+    assert visitor.page.get_by_text("Page not found").count() == 0 and "corpus=" in visitor.page.url
