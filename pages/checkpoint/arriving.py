@@ -18,6 +18,7 @@ from pages.checkpoint.subject import entries, go
 from pages.shared import states, visitor
 from pages.shared.wording import ago, plain, size
 
+UNNAMED = "upload of"  # what is called only so in the browser gets the time as its name
 _NOW = "arriving"  # in the session: the upload's id and title, and its outcome or refusal
 
 
@@ -38,7 +39,7 @@ def open_it(id: str, answers: dict | None = None, base: str | None = None, token
     goes on the shelf at once; where answers were given, the page first shows what comes of them."""
     home, owner = run.home(), visitor.owner()
     before = now() or {}
-    state = {"id": id, "title": title or before.get("title") or time.strftime("upload of %d %b %H.%M"), "asked": before.get("asked"), "answers": answers or {}}
+    state = {"id": id, "title": title or before.get("title") or time.strftime(f"{UNNAMED} %d %b %H.%M"), "asked": before.get("asked"), "answers": answers or {}}
     try:
         with st.spinner("Opening the files in a process without network …"):
             outcome = uploads.look_into(home, owner, id, answers, _folder(base), _folder(tokenizer))
@@ -81,15 +82,15 @@ def discard(id: str) -> None:
 
 
 def _refused(state: dict) -> None:
-    states.error_card("This checkpoint was not opened yet" if state["busy"] else "This checkpoint was not taken", state["refused"], "upload", tuple(state["details"]),
-                      tag="not loaded")
     waits = _waits(state["id"])
+    title = "This checkpoint was not opened yet" if state["busy"] else "This adapter needs its base" if waits else "This checkpoint was not taken"
+    states.error_card(title, state["refused"], "upload", tuple(state["details"]), tag="waiting" if waits else "not loaded")
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         if state["busy"] and waits and st.button("Open it again", type="primary", key="open_again"):
             open_it(*state["retry"])
             st.rerun()
         elif waits and not state["busy"]:
-            _choose_base(state["id"])
+            _choose_base(state)
         st.button("Try other files", icon=":material/refresh:", key="again_upload", on_click=discard, args=(state["id"],))
 
 
@@ -102,11 +103,13 @@ def _waits(id: str) -> bool:
     return True
 
 
-def _choose_base(id: str) -> None:
-    runnable = [e.source for e in entries() if e.runnable and "-steps/" not in e.source]
-    base = st.selectbox("Its base, of those on the shelf", runnable, key="adapter_base", width=380)
+def _choose_base(state: dict) -> None:
+    runnable = [e for e in entries() if e.runnable and "-steps/" not in e.source]
+    named = [i for i, e in enumerate(runnable) if e.title.lower() in state["refused"].lower()]  # the adapter says which, by a name or a path
+    base = st.selectbox("Its base, of those on the shelf", [e.source for e in runnable], index=(named or [0])[0], key="adapter_base", width=380)
     if st.button("Open it on this base", type="primary", key="adapter_open", disabled=not base):
-        open_it(id, {}, base=base)
+        title = next(e.title for e in runnable if e.source == base)
+        open_it(state["id"], {}, base=base, title=f"adapter on {title}" if state["title"].startswith(UNNAMED) else "")
         st.rerun()
 
 

@@ -19,9 +19,5 @@ def draw(subject: Subject) -> None:
         return
     check, bridge = found.record["check"], found.record["bridge"]
     st.badge("passed" if found.record["passed"] else "not passed", color="green" if found.record["passed"] else "red", icon=":material/check:" if found.record["passed"] else ":material/close:")
-    for line in check["lines"]:
-        st.markdown(bind(in_markdown(line, 400)))
-    if bridge is not None:
-        st.markdown(bind(f"TransformerLens: the largest difference of a logit between the plain model and its bridge is {number(bridge)}."))
-    else:
-        st.markdown(f"TransformerLens: {in_markdown(found.record['no_bridge'], 300)}")
+    lens = f"the largest difference of a logit between the plain model and its bridge is {number(bridge)}." if bridge is not None else in_markdown(found.record["no_bridge"], 300)
+    st.markdown("\n".join(f"- {bind(line)}" for line in (*(in_markdown(line, 400) for line in check["lines"]), f"TransformerLens: {lens}")))

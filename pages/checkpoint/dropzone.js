@@ -3,6 +3,7 @@
 
 const PIECE = 256 * 1024 * 1024 // bytes of the first request; the server reads again what it has, so pieces grow with the file
 const PATIENCE = [1, 2, 4, 8, 15] // seconds between attempts while the server cannot be reached
+const UNHEARD = 8000 // ms after which the page is told again that all has arrived: a restarted server forgot it
 const MEMORY = "microtome-upload" // which upload these files belonged to, for going on after a reload
 const runs = new WeakMap(), folderOf = new WeakMap()
 
@@ -14,7 +15,8 @@ export default function (component) {
     runs.set(parentElement, run)
   }
   run.data = data
-  run.arrived = (id, title) => setTriggerValue("arrived", { id, title })
+  run.trigger = value => setTriggerValue("arrived", value)
+  if (run.finished && data.seen === run.finished.id) run.heard()
 }
 
 class Run {
@@ -56,11 +58,18 @@ class Run {
       for (const file of files) await this.send(file, upload.received[file.name] || 0)
       localStorage.removeItem(MEMORY)
       this.sum("opening …")
-      this.arrived(this.id, called(files))
+      this.finished = { id: this.id, title: called(files) }
+      this.trigger(this.finished)
+      this.telling = setInterval(() => this.root.isConnected === false ? this.heard() : this.trigger(this.finished), UNHEARD)
     } catch (problem) {
       if (!this.cancelled) this.say(problem.message)
       this.end()
     }
+  }
+
+  heard() {
+    clearInterval(this.telling)
+    this.finished = null
   }
 
   async found() { // the same files of an upload that was interrupted
@@ -127,6 +136,7 @@ class Run {
   }
 
   end() {
+    this.heard()
     this.busy = false
     this.id = null
     this.drop.classList.remove("busy")

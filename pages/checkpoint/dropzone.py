@@ -25,7 +25,8 @@ def _component():
 def draw(ticket: str) -> tuple[str, str] | None:
     """(id, what it was called in the browser) of an upload that has just arrived whole, once."""
     base = st.get_option("server.baseUrlPath").strip("/")
-    data = {"ticket": ticket, "route": f"/{base}/upload" if base else "/upload", "limit": uploads.allowance().upload, "files": uploads.MAX_FILES}
+    told = getattr(st.session_state.get("dropzone"), "arrived", None)
+    data = {"seen": told["id"] if isinstance(told, dict) else None, "ticket": ticket, "route": f"/{base}/upload" if base else "/upload", "limit": uploads.allowance().upload, "files": uploads.MAX_FILES}
     result = _component()(key="dropzone", data=data, on_arrived_change=lambda: None)
     arrived = result.arrived
     if not isinstance(arrived, dict) or not isinstance(arrived.get("id"), str):

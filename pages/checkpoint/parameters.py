@@ -14,7 +14,7 @@ from pages.checkpoint.subject import go, link
 ROWS = 25
 BARS = 16  # of the small histogram in a row
 MEASURED = ("norm", "std", "sparsity", "kurtosis", "n_nan", "n_inf", "effective_rank")
-SHOWN = ("name", "shape", "dtype", "histogram", "norm", "sparsity", "kurtosis", "effective_rank", "n_nan", "n_inf", "std", "block", "part", "elements", "bytes", "file")
+SHOWN = ("name", "shape", "dtype", "bytes", "histogram", "norm", "sparsity", "kurtosis", "effective_rank", "n_nan", "n_inf", "std", "block", "part", "elements", "file")
 LABELS = {
     "name": "tensor", "bytes": "size", "norm": "norm", "std": "std", "sparsity": "zeros", "kurtosis": "kurtosis", "n_nan": "NaN", "n_inf": "Inf",
     "effective_rank": "effective rank", "histogram": "values", "file": "file",
@@ -95,7 +95,7 @@ def _config() -> dict:
     number = lambda name, form, **more: st.column_config.NumberColumn(LABELS.get(name, name), format=form, help=HELP.get(name), **more)
     return {
         "name": st.column_config.TextColumn("tensor", width=250, pinned=True), "block": number("block", "%d", width=60), "part": st.column_config.TextColumn(width=90),
-        "dtype": st.column_config.TextColumn(width=60), "elements": number("elements", "localized"), "bytes": number("bytes", "bytes"),
+        "dtype": st.column_config.TextColumn(width=60), "elements": number("elements", "localized"), "bytes": number("bytes", "bytes", width=70),
         "norm": number("norm", "%.3g"), "std": number("std", "%.3g"), "sparsity": number("sparsity", "percent"), "kurtosis": number("kurtosis", "%.3g"),
         "n_nan": number("n_nan", "localized"), "n_inf": number("n_inf", "localized"), "effective_rank": number("effective_rank", "%.1f"),
         "histogram": st.column_config.BarChartColumn("values", help=HELP["histogram"], width=110),

@@ -47,19 +47,24 @@ def _row(entry: ShelfEntry, owner: str) -> None:
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.badge(entry.kind, color=KINDS.get(entry.kind, "gray"))
             st.markdown(f"**{in_markdown(entry.title)}**", width="content")
-            st.caption(in_markdown(entry.source), width="content")
+            st.caption(in_markdown(entry.source, 24), width="content")
             st.space("stretch")
-            st.caption(", ".join(filter(None, [_size(entry), expiry(entry.expires, time.time()), "" if entry.runnable else "to examine only"])), width="content")
-            st.button("Examine", type="tertiary", icon=":material/search:", key=f"look_{entry.source}", on_click=go, kwargs={"model": entry.source})
-            if entry.runnable and st.button("Open in analysis", type="tertiary", icon=":material/biotech:", key=f"analyse_{entry.source}"):
-                st.switch_page("layer_redundancy.py", query_params={"a": entry.source})
-            if mine and shelf.public():
-                st.toggle("Shared", entry.shared, key=f"share_{entry.source}", on_change=_share, args=(entry.alias, f"share_{entry.source}"),
-                          help="Everybody who uses this app may then choose it. Its name is random and shown to nobody else before.")
-            if mine:
-                with st.popover("Delete", type="tertiary", icon=":material/delete:"):
-                    st.markdown("The uploaded files are removed for good." if entry.kind == "upload" else "It is taken off the shelf; its folder stays as it is.", width=280)
-                    st.button("Delete it", key=f"delete_{entry.source}", type="primary", on_click=_delete, args=(entry.alias,))
+            with st.container(horizontal=True, vertical_alignment="center", gap="small", width="content"):  # wraps as one where it is narrow
+                st.caption(", ".join(filter(None, [_size(entry), expiry(entry.expires, time.time()), "" if entry.runnable else "to examine only"])), width="content")
+                _actions(entry, mine)
+
+
+def _actions(entry: ShelfEntry, mine: bool) -> None:
+    st.button("Examine", type="tertiary", icon=":material/search:", key=f"look_{entry.source}", on_click=go, kwargs={"model": entry.source})
+    if entry.runnable and st.button("Open in analysis", type="tertiary", icon=":material/biotech:", key=f"analyse_{entry.source}"):
+        st.switch_page("layer_redundancy.py", query_params={"a": entry.source})
+    if mine and shelf.public():
+        st.toggle("Shared", entry.shared, key=f"share_{entry.source}", on_change=_share, args=(entry.alias, f"share_{entry.source}"),
+                  help="Everybody who uses this app may then choose it. Its name is random and shown to nobody else before.")
+    if mine:
+        with st.popover("Delete", type="tertiary", icon=":material/delete:"):
+            st.markdown("The uploaded files are removed for good." if entry.kind == "upload" else "It is taken off the shelf; its folder stays as it is.", width=280)
+            st.button("Delete it", key=f"delete_{entry.source}", type="primary", on_click=_delete, args=(entry.alias,))
 
 
 def _size(entry: ShelfEntry) -> str:
