@@ -12,12 +12,14 @@ from pages import later
 later.postpone("torch")  # before anything that names it: pages read results, workers run models
 
 import streamlit as st
+from starlette.middleware import Middleware
 
 from analysis.run import home
 from jobs.lifespan import start_workers, stop_workers
 from models import uploads
 from pages import fonts
 from pages.routes import first_page
+from pages.routes.guests import Guests
 from pages.routes.upload import routes
 from pages.shared import drawn, frame  # noqa: F401  what every page needs, before the first one is asked for
 
@@ -42,4 +44,4 @@ async def sweep_hourly() -> None:
         await asyncio.sleep(3600)
 
 
-app = st.App("pages/navigation.py", routes=[*routes(home), first_page.route()], lifespan=lifespan)
+app = st.App("pages/navigation.py", routes=[*routes(home), first_page.route()], middleware=[Middleware(Guests)], lifespan=lifespan)

@@ -26,6 +26,8 @@ WANTED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_
           "merges.txt", "tokenizer.model")
 KEEP_FREE = 2 << 30  # bytes of the disk that downloads never take
 KEPT = 5  # times the largest download are kept while the app serves others; the least recently read go
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,95}/[A-Za-z0-9][A-Za-z0-9._\-]{0,95}\Z")
+_REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/\-]{0,127}\Z")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]*\Z")  # a file of the first level, without signs that a pattern would read
 
 
@@ -52,6 +54,8 @@ def find(name: str, revision: str | None, home: Path) -> tuple[Path, str]:
 
 def fetch(name: str, revision: str | None, home: Path) -> tuple[Path, str]:
     """(folder, commit) of `owner/name` at `revision`; downloads once, into the hub's own cache or, serving others, into `home`/hub."""
+    if not _NAME.match(name) or revision is not None and not _REVISION.match(revision):
+        raise Refused(f"{shown(_at(name, revision))} is not a name on a hub; expected owner/name or owner/name@revision. Copy it from the model's page.")
     folder, commit = _fetch(name, revision, home)
     for at in {revision, commit}:
         hashes.write_json(home / "hub.json", _fetched(home) | {_at(name, at): {"folder": str(folder), "commit": commit}})

@@ -62,6 +62,17 @@ def run(model, tokenizer) -> SelfCheck:
     return SelfCheck(finite, attention, residual, nats, chance, tuple(_lines(finite, attention, map_line, nats, chance)))
 
 
+def reading(model, tokenizer) -> float | None:
+    """Nats per token on the sample that the model reads best; None without a tokenizer or where it is not finite."""
+    import torch
+
+    config = model.config.get_text_config()
+    length = min(POSITIONS, getattr(config, "max_position_embeddings", None) or POSITIONS)
+    with torch.inference_mode():
+        found = [_nats(model, ids.to(model.device)) for ids in _texts(tokenizer, config.vocab_size, length)]
+    return min((nats for nats in found if math.isfinite(nats)), default=None)
+
+
 def _texts(tokenizer, vocab: int, length: int) -> list:
     """The samples as ids [1, position], as far as the tokenizer reads them as text."""
     read = [tokenizer(text, return_tensors="pt")["input_ids"][:, :length] for text in SAMPLES] if tokenizer is not None else []

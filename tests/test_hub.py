@@ -12,6 +12,7 @@ from safetensors.torch import load
 
 from models import checkpoints
 from models import hub as door
+from models.refusal import Refused
 from tests.conftest import REPO
 from tests.fake_hub import Hub, running
 
@@ -79,6 +80,12 @@ def test_a_revision_is_resolved_to_its_commit_and_only_plain_files_come(hub, hom
 
     (again,) = ask(hub, home, f"ann/model@{'a' * 40}", HF_HUB_OFFLINE="1")
     assert again["folder"] == tag["folder"] and not hub.asked, "without a network, what was fetched is used"
+
+
+@pytest.mark.parametrize("name, revision", [("gpt2", None), ("a/b/c", None), ("../x", None), ("a/b", "../../etc"), ("a/b", ""), ("a/<b>", None), ("a/b", "main\n")])
+def test_what_is_no_name_never_reaches_the_hub(home, name, revision):
+    with pytest.raises(Refused, match="is not a name on a hub"):
+        door.fetch(name, revision, home)
 
 
 def test_serving_others_asks_as_nobody_and_keeps_its_own_cache(hub, home):

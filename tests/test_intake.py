@@ -1,6 +1,7 @@
 """What people bring becomes the same function: each conversion is compared with a reference written another way."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from hostile import small
 from hostile.zygote import Zygote
 from safetensors.torch import load_file, save_file
 
-from models import checkpoints, convert, intake
+from models import checkpoints, convert, intake, shelf
 from models.intake import foreign, infer, isolate
 from models.refusal import Refused
+from tests.conftest import DATA
 
 
 @pytest.fixture(scope="module")
@@ -365,3 +367,34 @@ def test_the_real_door_runs_in_its_own_process(saved, tmp_path):
     shutil.copytree(saved / "gpt2", tmp_path / "u" / "incoming")
     outcome = intake.take(tmp_path / "u" / "incoming", tmp_path / "u", limits=isolate.Limits(seconds=240))
     assert outcome.runnable and outcome.model == tmp_path / "u" / "model" and len(outcome.checks) == 4
+
+
+@pytest.mark.parametrize("name", ["storyteller-a", "storyteller-llama"])
+def test_heads_are_proposed_by_how_well_a_text_is_read(prepare, name):
+    """Trained models without their config: the true answer of many is proposed (a rotary model), or named among those that read as well."""
+    demo = shelf.DEMO / name
+    config = json.loads((demo / "config.json").read_text())
+    asked = {q["field"]: q for q in prepare(demo / "model.safetensors", demo / "tokenizer.json")["questions"]}
+    if config["model_type"] == "gpt2":
+        told = asked["n_head"]["text"]
+        assert config["n_head"] in (asked["n_head"]["default"], *map(int, re.findall(r"\d+", told.partition("as well as")[2].partition(";")[0])))
+        assert asked["n_head"]["default"] != 2 and "; with 2, 1." in told, "the usual size of 64 reads badly"
+        assert asked["activation_function"]["default"] == "gelu_new", "which is the config's gelu_pytorch_tanh; relu reads badly"
+    else:
+        true = config["hidden_size"] // config["num_attention_heads"]
+        assert asked["head_dim"]["default"] == true and f"with {true}; with" in asked["head_dim"]["text"]
+
+
+def test_random_weights_get_no_claim_about_their_heads(prepare, saved):
+    asked = {q["field"]: q for q in prepare(saved / "gpt2" / "model.safetensors", saved / "gpt2" / "tokenizer.json")["questions"]}
+    assert "no other reads it clearly better" in asked["n_head"]["text"] and "no other" in asked["activation_function"]["text"]
+
+
+@pytest.mark.skipif(not (DATA / "checkpoints" / "stories260K").is_dir(), reason="stories260K is not on this machine")
+def test_a_real_llama_without_its_config_is_read_again(prepare):
+    folder = DATA / "checkpoints" / "stories260K"
+    outcome = prepare(folder / "model.safetensors", folder / "tokenizer.json")
+    (asked,) = [q for q in outcome["questions"] if q["field"] == "head_dim"]
+    assert asked["default"] == 8 and "nats per token with 8; with 32" in asked["text"]
+    done = prepare(answers={"head_dim": 8, "max_position_embeddings": 512})
+    assert done["runnable"] and "better than chance" in done["lines"][-1]

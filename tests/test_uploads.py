@@ -245,3 +245,39 @@ def test_a_link_left_by_the_reading_process_is_not_followed(home, tmp_path, monk
     monkeypatch.setattr(isolate, "run", run)
     with pytest.raises(Refused, match="no plain file"):
         intake.take(tmp_path / "in", tmp_path / "u")
+
+
+def test_a_guest_gets_a_name_with_the_page_and_keeps_it(home, monkeypatch):
+    from starlette.middleware import Middleware
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+
+    from pages.routes.guests import COOKIE, Guests
+
+    app = Starlette(routes=[Route("/", lambda request: PlainTextResponse("page"))], middleware=[Middleware(Guests)])
+    browser = TestClient(app, headers={"accept": "text/html,*/*"})
+    assert not browser.get("/").cookies, "nobody needs a name while the app serves its own user"
+    monkeypatch.setenv("MICROTOME_PUBLIC", "1")
+    first = browser.get("/")
+    given = first.headers["set-cookie"]
+    assert len(first.cookies[COOKIE]) == 32 and "HttpOnly" in given and "SameSite=Lax" in given and "Secure" not in given and "Max-Age" not in given
+    assert "set-cookie" not in browser.get("/").headers, "the second page finds it"
+    assert "set-cookie" not in TestClient(app, headers={"accept": "application/json"}).get("/").headers
+    assert "Secure" in TestClient(app, headers={"accept": "text/html", "x-forwarded-proto": "https"}).get("/").headers["set-cookie"]
+
+
+def test_what_belongs_to_a_guest_is_kept_under_a_hash(monkeypatch):
+    import streamlit as st
+
+    from pages.shared import visitor
+
+    monkeypatch.setenv("MICROTOME_PUBLIC", "1")
+    cookies = {"microtome_guest": "ab" * 16}
+    monkeypatch.setattr(type(st.context), "cookies", property(lambda self: cookies))
+    name = visitor.owner()
+    assert name == visitor.owner() and visitor.is_guest() and "ab" * 16 not in name
+    cookies["microtome_guest"] = "cd" * 16
+    assert visitor.owner() != name
+    for odd in ("", "x", "AB" * 16, "ab" * 17):
+        cookies["microtome_guest"] = odd
+        assert visitor.owner().startswith("guest ") and visitor.owner() != name

@@ -196,7 +196,7 @@ def _from_adapter(found: dict[str, Path], model: Path, notes: list[str], base: P
 
 def _config(found: dict[str, Path], model: Path, guess, notes: list[str], answers: dict | None):
     """(fields or None when nothing can be said, questions as plain dicts); writes the believed config.json."""
-    from models.intake import infer
+    from models.intake import infer, trying
 
     if (model / "config.json").is_file():  # an adapter's base or a GGUF has brought its own
         clean = configs.read(model)
@@ -211,6 +211,8 @@ def _config(found: dict[str, Path], model: Path, guess, notes: list[str], answer
                 notes.append(str(refusal))
                 return None, ()
             notes += [*guess.told, "config.json was missing: the fields above come from names and shapes"]
+        if answers is None and not _no_tokenizer(model):
+            guess = trying.tried(guess, model, weights.read(model).n_parameters, _complete)
         fields = _complete(guess, answers or {})
         (model / "config.json").write_text(json.dumps(fields, indent=1))
         return fields, tuple(asdict(question) for question in guess.questions)

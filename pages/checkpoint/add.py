@@ -43,8 +43,6 @@ def _computer() -> None:
         "model.safetensors with config.json and tokenizer.json; shards; one .zip, .tar, .tar.gz or .tar.zst of them; a .gguf; "
         + ("a .bin, .pt or .pth state dict; " if not shelf.public() else "") + "a LoRA adapter. Drop the files of one model together, or its folder." + pickles
     )
-    if visitor.is_guest():
-        st.caption("You are not logged in: what you upload is yours as long as this tab is open.")
     arriving.unfinished()
 
 

@@ -15,12 +15,12 @@ def draw() -> None:
         return
     with st.sidebar, st.container(key="foot_account", gap="xsmall"):
         if not set_up():
-            st.caption("Sign-in is not set up here: what you upload is yours as long as this tab is open.")
+            st.caption("Sign-in is not set up here: what you upload is yours until you close this browser.")
         elif st.user.get("is_logged_in"):
             st.caption(f"Signed in as {plain(st.user.get('email') or st.user.get('name') or st.user.get('sub') or 'somebody')}")
             st.button("Sign out", type="tertiary", icon=":material/logout:", key="sign_out", on_click=st.logout)
         else:
-            st.caption("You are a guest: uploads are yours as long as this tab is open.")
+            st.caption("You are a guest: what you upload is yours until you close this browser.")
             st.button("Sign in", type="tertiary", icon=":material/login:", key="sign_in", on_click=st.login)
 
 
