@@ -127,11 +127,18 @@ def parse(text: str) -> Corpus:
     return corpus
 
 
+class TooLong(Refused):
+    """Sequences longer than a model's context; `fits` is the written form of a corpus that is not."""
+
+    def __init__(self, corpus: Corpus, context: int, model: str):
+        self.fits = replace(corpus, length=context).written
+        super().__init__(f"Sequences of {corpus.length} tokens are longer than the context of {model}, {context} tokens; ask for at most that, for instance {self.fits}.")
+
+
 def require_context(corpus: Corpus, context: int | None, model: str) -> None:
     """Refused where sequences are longer than the positions a model was made for; `context` None says nothing."""
     if context and corpus.length > context:
-        raise Refused(f"Sequences of {corpus.length} tokens are longer than the context of {model}, {context} tokens; ask for at most that, "
-                      f"for instance {replace(corpus, length=context).written}.")
+        raise TooLong(corpus, context, model)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import shutil
 from pathlib import Path
 
 from models import hashes, weights
-from models.refusal import Refused, shown
+from models.refusal import Refused, amount, shown
 from models.serving import public
 
 WANTED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
@@ -96,7 +96,7 @@ def _fetch(name: str, revision: str | None, home: Path) -> tuple[Path, str]:
         raise Refused(f"{name} has no .safetensors at {info.sha[:12]}; other weight files can run code when opened. Convert it (python -m models.convert in.bin out/).")
     total = sum(sizes[file] for file in chosen)
     if total > limit_bytes():
-        raise Refused(f"{name} has {total / 1e9:.1f} GB of weights; at most {limit_bytes() / 1e9:.1f} GB are fetched. "
+        raise Refused(f"{name} has {amount(total)} of weights; at most {amount(limit_bytes())} are fetched. "
                       + ("Take a smaller model." if public() else "Raise MICROTOME_HUB_GB, or take a smaller model."))
     _make_room(total, home)
     return _snapshot(name, info.sha, home, [*chosen, *(file for file in WANTED if file in sizes)]), info.sha
@@ -138,7 +138,7 @@ def _make_room(total: int, home: Path) -> None:
                 held -= repo.size_on_disk
     free = shutil.disk_usage(cache).free
     if free - total < KEEP_FREE:
-        raise Refused(f"The disk has {free / 1e9:.1f} GB left, {KEEP_FREE / 1e9:.1f} GB stay in reserve; {total / 1e9:.1f} GB do not fit. Free some space, or take a smaller model.")
+        raise Refused(f"The disk has {amount(free)} left, {amount(KEEP_FREE)} stay in reserve; {amount(total)} do not fit. Free some space, or take a smaller model.")
 
 
 def _cached(name: str, revision: str | None, home: Path, why: str) -> tuple[Path, str]:

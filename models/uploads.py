@@ -27,7 +27,7 @@ from pathlib import Path
 
 from models import hashes, intake, shelf
 from models.intake import isolate
-from models.refusal import Refused, shown
+from models.refusal import Refused, amount, shown
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,150}\Z")
 _ID = re.compile(r"[0-9a-f]{32}\Z")
@@ -125,16 +125,16 @@ def begin(home: Path, owner: str, files: dict[str, int]) -> Upload:
             raise Refused(f"{name} is empty. Choose another file.")
     total = sum(files.values())
     if total > allowed.upload:
-        raise Refused(f"The upload has {total / 1e9:.2f} GB; at most {allowed.upload / 1e9:.2f} GB come through the browser. Open a large checkpoint by its folder or a hub's name.")
+        raise Refused(f"The upload has {amount(total)}; at most {amount(allowed.upload)} come through the browser. Open a large checkpoint by its folder or a hub's name.")
     mine = [upload for upload in _all(home) if upload.owner == owner]
     if len(mine) >= allowed.open_uploads:
         raise Refused(f"{len(mine)} of your uploads are unfinished; at most {allowed.open_uploads} may be. Finish or discard one first.")
     taken = used(home, owner)
     if taken + total > allowed.quota:
-        raise Refused(f"Your uploads take {taken / 1e9:.2f} GB of {allowed.quota / 1e9:.2f} GB; {total / 1e9:.2f} GB more do not fit. Delete one from the shelf.")
+        raise Refused(f"Your uploads take {amount(taken)} of {amount(allowed.quota)}; {amount(total)} more do not fit. Delete one from the shelf.")
     home.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(home).free - total < KEEP_FREE:
-        raise Refused(f"The disk has {shutil.disk_usage(home).free / 1e9:.1f} GB left, {KEEP_FREE / 1e9:.1f} GB stay in reserve; {total / 1e9:.2f} GB do not fit. Free some space.")
+        raise Refused(f"The disk has {amount(shutil.disk_usage(home).free)} left, {amount(KEEP_FREE)} stay in reserve; {amount(total)} do not fit. Free some space.")
     upload = Upload(secrets.token_hex(16), owner, dict(files), dict.fromkeys(files, 0), time.time())
     folder = _folder(home, upload.id)
     (folder / "incoming").mkdir(parents=True, mode=0o700)

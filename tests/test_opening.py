@@ -59,3 +59,11 @@ def test_a_name_of_a_hub_is_not_fetched_by_the_page_but_by_a_job(app, home):
     assert not test.exception and "someone/model@main is not on this machine" in words(test) and not client.queue()
     button(test, "ask_fetch").click().run()
     assert [job.spec["task"] for job in client.queue()] == ["fetch"]
+
+
+def test_sequences_longer_than_the_context_are_cut_by_one_click(app, folder, home):
+    source = "shelf/" + shelf.register(folder, home)
+    test = app(a=source)
+    assert "longer than the context" in words(test)
+    button(test, "shorter").click().run()
+    assert not test.exception and "x32" in link(test, "corpus") and "longer than the context" not in words(test)

@@ -103,10 +103,10 @@ def test_uploads_of_others_expire_and_are_swept(home, tmp_path, taken, monkeypat
 def test_limits_have_numbers(home, monkeypatch):
     monkeypatch.setenv("MICROTOME_UPLOAD_GB", "0.001")
     monkeypatch.setenv("MICROTOME_QUOTA_GB", "0.0015")
-    with pytest.raises(Refused, match=r"has 0\.00 GB|at most 0\.00 GB"):
+    with pytest.raises(Refused, match=r"has 2 MB; at most 1 MB come"):
         uploads.begin(home, "ann", {"a.safetensors": 2_000_000})
     uploads.begin(home, "ann", {"a.safetensors": 900_000})
-    with pytest.raises(Refused, match="do not fit. Delete one"):
+    with pytest.raises(Refused, match="take 900 KB of 2 MB; 900 KB more do not fit. Delete one"):
         uploads.begin(home, "ann", {"a.safetensors": 900_000})
     uploads.begin(home, "bob", {"a.safetensors": 900_000})
     monkeypatch.setattr(uploads, "KEEP_FREE", 1 << 60)

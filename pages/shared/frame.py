@@ -11,10 +11,11 @@ import streamlit as st
 import analysis
 from analysis import run
 from analysis.contract import Headline, module_docs
+from models.corpus import TooLong
 from models.hub import NotHere
 from models.refusal import Refused
 from pages.checkpoint import working
-from pages.shared import drawn, figure_card, provenance, queue, run_bar, states, subject
+from pages.shared import controls, drawn, figure_card, provenance, queue, run_bar, states, subject
 from pages.shared import view as views
 from pages.shared.drawn import Drawn
 from pages.shared.view import View
@@ -239,7 +240,9 @@ def _cannot(module: ModuleType, view: View, error: Refused) -> None:
         return
     states.error_card("This cannot be measured", error, "request", tag="not loaded")
     with st.container(horizontal=True, gap="small"):
-        if module.MODELS[0] > 1:
+        if isinstance(error, TooLong):
+            st.button("Read shorter sequences", type="primary", icon=":material/content_cut:", key="shorter", on_click=controls.write_link, args=("corpus", error.fits))
+        elif module.MODELS[0] > 1:
             compare_button(view)
         elif view.b and st.button("Show A alone", icon=":material/close:", key="drop_b"):
             st.query_params.pop("b", None)

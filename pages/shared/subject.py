@@ -38,7 +38,7 @@ def draw(module: ModuleType, view: View) -> None:
             with st.container(key="foot_subject", gap=None):
                 with st.popover("Change a model into B", type="tertiary", icon=":material/content_cut:"):
                     _make_variant(view)
-                with st.popover("Open a checkpoint or a text", type="tertiary", icon=":material/folder_open:"):
+                with st.popover("Open a checkpoint" if shelf.public() else "Open a checkpoint or a text", type="tertiary", icon=":material/folder_open:"):
                     opening.draw(view)
 
 

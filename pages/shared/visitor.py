@@ -22,7 +22,7 @@ def owner() -> str:
     if st.user.get("is_logged_in"):
         account = st.user.get("sub") or st.user.get("email")
         return f"account {st.user.get('iss', '')} {account}"
-    cookie = st.context.cookies.get(COOKIE, "")
+    cookie = str(st.context.cookies.get(COOKIE, ""))
     if re.fullmatch(r"[0-9a-f]{32}", cookie):
         return f"guest {hashlib.sha256(cookie.encode()).hexdigest()[:32]}"
     return st.session_state.setdefault(_GUEST, f"guest {secrets.token_hex(16)}")
