@@ -122,11 +122,12 @@ def foreseen(v: Variant) -> Outline:
     """What a recipe will leave of its checkpoint, and how small; of a merge, of its first parent."""
     if v.parents:
         return operators.foreseen(v, foreseen(v.parents[0]))
-    return operators.foreseen(v, _outline(checkpoints.resolve(v.base, home(), v.revision).path, {"float32": 32}.get(v.dtype, 16)))
+    found = checkpoints.resolve(v.base, home(), v.revision)
+    return operators.foreseen(v, _outline(found.path, found.fingerprint, {"float32": 32}.get(v.dtype, 16)))
 
 
 @lru_cache(maxsize=64)
-def _outline(folder: Path, dtype_bits: int) -> Outline:
+def _outline(folder: Path, fingerprint: str, dtype_bits: int) -> Outline:
     from models import configs, weights
 
     return outline_of(configs.read(folder).fields, weights.read(folder).tensors, dtype_bits)

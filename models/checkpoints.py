@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from models import configs, hashes, hub, skeleton, vocabulary, weights
@@ -92,6 +93,14 @@ def from_folder(source: str, folder: Path) -> Checkpoint:
 
 
 def _read(source: str, folder: Path, kind: str, home: Path | None, revision: str | None = None) -> Checkpoint:
+    """Parsed again only when a file of the folder is another one: a page asks for every model it names, at each rerun."""
+    if not folder.is_dir():
+        return _parsed.__wrapped__(source, folder, kind, home, revision, ())
+    return _parsed(source, folder, kind, home, revision, weights.seen(folder))
+
+
+@lru_cache(maxsize=64)
+def _parsed(source: str, folder: Path, kind: str, home: Path | None, revision: str | None, now: tuple) -> Checkpoint:
     clean = configs.read(folder)
     table = weights.read(folder)
     files = shelf_module.files(folder)

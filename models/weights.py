@@ -7,9 +7,11 @@ says, and nothing may be left over.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from models import headers
@@ -49,7 +51,19 @@ class Weights:
 
 
 def read(folder: Path) -> Weights:
-    """All headers of the folder's checkpoint; raises Refused when files are missing, mixed or pointing elsewhere."""
+    """All headers of the folder's checkpoint; raises Refused when files are missing, mixed or pointing elsewhere. A page asks many
+    times: parsed again only when a file is another one (name, size, time, inode)."""
+    return _read(folder, seen(folder))
+
+
+def seen(folder: Path) -> tuple:
+    """What tells that no file of a folder has changed: name, size, time and inode of each."""
+    with os.scandir(folder) as entries:
+        return tuple(sorted((e.name, s.st_size, s.st_mtime_ns, s.st_ino) for e in entries if e.is_file() for s in (e.stat(),)))
+
+
+@lru_cache(maxsize=64)
+def _read(folder: Path, now: tuple) -> Weights:
     names = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name.endswith(".safetensors") and not p.name.startswith("."))
     if (folder / INDEX).is_file():
         return _indexed(folder, names)
