@@ -35,6 +35,8 @@ def lab() -> None:
     if found:
         answer.markdown(prose(frontier.answer(found, view.b)))
         plane.draw(found, view.b)
+        if of_a(a, b):
+            plane.inside(view, a, b)
     elif not swept:
         states.empty_card("Here each variant becomes a point: across, what it takes to store; up, how far its predictions are from A’s. Make one above, or compare "
                           "the usual recipes.", lambda: st.button("Compare the usual ones", icon=":material/scatter_plot:", key="usual", on_click=controls.write_link,

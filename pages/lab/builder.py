@@ -99,7 +99,7 @@ def _time(view: View, a: Variant, v: Variant) -> str:
         estimate = run.estimate(subject.request(view, a, v))
     except Refused:
         return ""
-    return f"{duration(estimate.seconds)}{'' if estimate.measured else ', a guess'}"
+    return f"about {duration(estimate.seconds)}, {size(estimate.bytes)} of memory{'' if estimate.measured else ', a guess'}"
 
 
 def make(view: View, a: Variant, v: Variant) -> None:
