@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -42,6 +42,12 @@ class Capture:
     def model(self) -> Iterator[Model]:
         """The loaded variant. Its parameters must be left as they are; train on `model.copy(...)`."""
         yield self.lab.model(self.variant)
+
+    @contextmanager
+    def original(self) -> Iterator[Model]:
+        """What the variant's recipe started from: the checkpoint, or the merge of several."""
+        start = replace(self.variant, steps=self.variant.steps[:1] if self.variant.parents else ())
+        yield self.lab.model(start)
 
     def measure(self, requests: list, *, exclude_first: bool = False, batch: int = 8, progress=None) -> list:
         """Stream every requested statistic in one pass over the corpus; see models.stream."""

@@ -32,7 +32,7 @@ from models.params import key_params, read_params
 from models.refusal import Refused
 from models.variant import Step, Variant, parse as parse_grammar
 from operators import (
-    awq, cut_memorized, drop_layers, flap, gptq, hqq, low_rank, magnitude, round_to_nearest, share_blocks, slice_gpt, sparsegpt, split_quant, subnetwork, tune_heads,
+    awq, cut_memorized, drop_layers, flap, gptq, heal, hqq, low_rank, magnitude, round_to_nearest, share_blocks, slice_gpt, sparsegpt, split_quant, subnetwork, tune_heads,
     wanda,
 )
 
@@ -42,7 +42,7 @@ OPERATORS = {
     module.__name__.rpartition(".")[2]: module
     for module in (
         drop_layers, share_blocks, flap, magnitude, wanda, sparsegpt, low_rank, slice_gpt, round_to_nearest, gptq, awq, hqq, split_quant, tune_heads,
-        cut_memorized, subnetwork,
+        cut_memorized, subnetwork, heal,
     )
 }
 
@@ -99,6 +99,8 @@ def _conflict(earlier: Step, later: Step) -> str | None:
     first, second = earlier.operator, later.operator
     if "drop_layers" in (first, second) or first == "tune_heads":
         return None
+    if "heal" in (first, second):
+        return _unhealable(earlier, later)
     if second == "tune_heads" and first in (*PRUNES, *QUANTISES, "low_rank", "flap"):
         return "the tuned weights would leave their zeros, their grid or their factors; tune first, then compress"
     if first == "slice_gpt" and second != "share_blocks":
@@ -127,6 +129,21 @@ def _conflict(earlier: Step, later: Step) -> str | None:
         return "a mean that goes into a bias belongs to the weights before rounding; remove heads and channels first"
     if first in QUANTISES and second == "sparsegpt":
         return "the weights that are left would move off their grid; prune first, or prune with magnitude or wanda"
+    return None
+
+
+def _unhealable(earlier: Step, later: Step) -> str | None:
+    """Why a healing step cannot stand there, or None. Norms and biases may be trained anywhere; adapters come last."""
+    first, second = earlier.operator, later.operator
+    if second == "heal":
+        if first == "slice_gpt":
+            return "slicing folds the norms into matrices of another basis, so what was trained could not be stored there; heal before slicing"
+        masked = _param(later, "train") != "norms" and _param(later, "adapter") == "masked"
+        if masked and first not in (*PRUNES, "tune_heads", "cut_memorized", "subnetwork", "heal"):
+            return "a mask keeps zeros, but not a grid, factors or shared blocks; keep the adapters beside (adapter=beside), or train norms and biases"
+        return None
+    if _param(earlier, "train") != "norms" and second != "tune_heads":
+        return "the adapters would be compressed away with their matrices; compress first, heal last"
     return None
 
 

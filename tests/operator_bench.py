@@ -37,10 +37,15 @@ class Text:
     subject: Model
     ids: torch.Tensor
     keep: torch.Tensor
+    start: Model | None = None  # what the subject was made from, where that matters
 
     @contextmanager
     def model(self):
         yield self.subject
+
+    @contextmanager
+    def original(self):
+        yield self.start or self.subject
 
     @property
     def tokens(self):
