@@ -10,8 +10,8 @@ An analysis is one module with:
     INPUTS               (optional) what is looked at then: "arithmetic prompts"; the Result's `n_inputs` says how many
     Params               frozen dataclass; fields are bool, int, float, str, Literal or tuple[int, ...], all with defaults
     Result               frozen dataclass: numpy arrays, scalars, str, pyarrow Tables; no torch
-    also(variant, params)      (optional) further variants that the computation of one subject reads, for instance checkpoints
-                         along its training; their captures follow the subject's, and they are part of the key
+    also(variant, params)      (optional) further variants that the computation of one subject (of several, the last) reads, for instance
+                         checkpoints along its training; their captures follow the subject's, and they are part of the key
     compute(captures, params, progress) -> Result
     answer(runs) -> str                    the sentence on top, numbers and null included; Markdown bold allowed
     headlines(runs) -> tuple[Headline]     at most four numbers; the rows of a compression report

@@ -170,9 +170,9 @@ def key(request: Request) -> str:
 
 
 def also(request: Request) -> tuple[Variant, ...]:
-    """Variants that the computation reads besides its subject."""
+    """Variants that the computation reads besides its subject (of several, besides the last)."""
     module = analysis.load(request.analysis)
-    found = module.also(request.variants[0], request.params) if hasattr(module, "also") else ()
+    found = module.also(request.variants[-1], request.params) if hasattr(module, "also") else ()
     return tuple(operators.canonical(v) for v in found)
 
 

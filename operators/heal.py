@@ -50,7 +50,7 @@ class Params:
 
 
 NEUTRAL = (Params(steps=0), 0.0)
-SWEEP = ()  # a step after others; alone it has nothing to heal
+SWEEP = ("loss=next token",)  # alone it has nothing to heal; this is what the training itself changes
 
 
 @dataclass(frozen=True, eq=False)

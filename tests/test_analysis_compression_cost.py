@@ -249,3 +249,21 @@ def test_the_page_without_b_says_what_is_missing_and_offers_one(home):
     shown = AppTest.from_function(app, default_timeout=120).run()
     assert not shown.exception and any("choose a second one to compare with" in m.value for m in shown.markdown)
     assert shown.button(key="compare").label == "Compare with A at 4 bits"
+
+
+def test_a_healed_variant_stands_beside_itself_before(rounded):
+    """B's recipe without its healing is a third model: its KL is that of the pair A, before, on the same tokens."""
+    a, before = rounded
+    b = planned(round_to_nearest, a, bits=4, group=8)[1]  # any nearer model
+    plain = captures(a, b)
+    r = subject.compute((*plain, dataclasses.replace(plain[1], subject=before)), PARAMS, Quiet())
+    alone, healed = computed(a, before), computed(a, b)
+    assert np.array_equal(r.before, alone.kl) and np.array_equal(r.kl, healed.kl) and np.allclose(r.before_summary, alone.kl_summary)
+    assert "Before its healing it cost" in words.answer([run(r)]) and "healing" not in words.answer([run(healed)])
+    fig = subject.figures([run(r)])[0].views[""](THEMES["light"])
+    assert {t.name for t in fig.data} == {"A with noise", "B", "B before healing"}
+    text = lambda steps: door.operators.parse(f"demo/storyteller-a{steps}")
+    also = lambda steps: [v.written for v in subject.also(text(steps), PARAMS)]
+    assert also("~gptq~heal:steps=5~heal:train=lora") == [text("~gptq").written] and also("~gptq") == also("") == []
+    asked = door.request("compression_cost", ("demo/storyteller-a", "demo/storyteller-a~round_to_nearest~heal"), None, {})
+    assert [v.written for v in door.also(asked)] == ["demo/storyteller-a~round_to_nearest"]

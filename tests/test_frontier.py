@@ -241,3 +241,29 @@ def test_the_shell_compares_recipes(home, tmp_path, capsys):
     said = capsys.readouterr()
     assert "recipes" in said.out and (tmp_path / "out" / "data" / "frontier.csv").read_text().count("\n") == 7
     assert shell.main(["demo/storyteller-a", "--operators", "melt"]) == 1 and "no operator" in capsys.readouterr().err
+
+
+def test_a_healed_recipe_keeps_its_mark_and_is_joined_to_the_one_before():
+    gptq = variant("gptq", bits="4")
+    measured = [*planted(), (gptq.then(Step("heal", (("steps", 20),), "demo/mixed")), cost(0.015, 400)), (A.then(Step("heal")), cost(0.3, 3200))]
+    found = points_of(measured, A, lambda v: ", ".join(s.operator for s in v.steps))
+    pairs = frontier.healings(found)
+    assert [(q.label, p.label) for q, p in pairs] == [("gptq", "gptq, heal")] and pairs[0][1].family == "gptq" and pairs[0][1].healed
+    assert [p.family for p in found][-1] == "heal"
+    card = frontier.figures(found, ("gptq", "wanda", "drop_layers", "heal"))[0]
+    fig = card.views["mean KL"](THEMES["light"])
+    symbols = [s for t in fig.data if t.name == "gptq" for s in t.marker.symbol]
+    assert sorted(symbols) == ["circle", "circle-open"] and "joins it to" in card.reading
+    lines = [t for t in fig.data if t.mode == "lines" and t.x is not None and t.x[-1] is None]
+    assert len(lines) == 1 and lines[0].y[:2] == (0.03, 0.015)
+    assert "Open marks" not in frontier.figures(points(), ("gptq",))[0].reading
+
+
+def test_a_sweep_can_heal_every_recipe(home):
+    from analysis.frontier import recipes
+
+    a = run.variant("demo/storyteller-a")
+    plain, healed = (recipes.variants(a, (), ("round_to_nearest", "slice_gpt"), 1, heal) for heal in (False, True))
+    added = [v for v in healed[0] if v.steps[-1].operator == "heal"]
+    assert [v.written for v in healed[0] if v not in added] == [v.written for v in plain[0]]
+    assert {v.steps[0].operator for v in added} == {"round_to_nearest"} and any("heal before slicing" in line for line in healed[1])

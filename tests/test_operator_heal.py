@@ -66,9 +66,9 @@ def test_adapters_move_the_chosen_matrices_and_nothing_else(family):
 
 @every_family
 def test_turned_norms_are_turned_back_and_an_undamaged_model_stays(family):
-    """Planted: one norm's scale is doubled in half of its channels. The distance falls to less than half on text that was not trained on."""
+    """Planted: the final norm's scale is doubled in half of its channels. Most of the distance goes, on text that was not trained on."""
     original = model_of(family)
-    name = f"{original.layout.blocks}.1.{original.layout.mlp_norm}.weight"
+    name = f"{original.layout.final_norm}.weight"
     damaged = original.copy("damaged")
     scale = parameters(original)[name]
     damaged.set_parameters({name: scale * torch.tensor([2.0, 1.0]).repeat(len(scale) // 2)})

@@ -19,6 +19,8 @@ takes tokens as independent, which tokens of one text are not, so an interval ov
 **Controls.** A against itself gives exactly 0. The grey control is A with Gaussian noise on every changed matrix, as large as the
 change, ‖N‖ = ‖W′ − W‖ (Frobenius): a recipe worth its name costs less than noise of its size.
 
+**Healing.** Where B's recipe ends in a healing step, the same recipe without it is measured on the same tokens and stands beside.
+
 **Weights.** ‖W′ − W‖ / ‖W‖ per matrix, Frobenius. A step that rotates (SliceGPT) changes weights more than the function.
 
 **Size.** Bits as the recipe stores them, scales, indices and bitmaps included; untouched parameters at the dtype the model is
@@ -30,14 +32,15 @@ Nothing here is a measured speed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from analysis.compression_cost.measure import Result, compute
 from analysis.contract import Shape
 from models.params import param
+from models.variant import Variant
 
-__all__ = ["Params", "Result", "compute", "answer", "headlines", "figures", "cost"]
+__all__ = ["Params", "Result", "also", "compute", "answer", "headlines", "figures", "cost"]
 
 TITLE = "Cost of compression"
 QUESTION = "What did the compression cost?"
@@ -50,6 +53,14 @@ class Params:
     control: Literal["noise", "none"] = param("noise", "control: {}", first=True, help="Gaussian noise as large as each matrix's change, on A: one more run of the model.")
     resamples: int = param(1000, "Bootstrap resamples", low=100, high=100_000)
     seed: int = param(0, "Seed of noise and resampling", low=0, high=10**9)
+
+
+def also(variant: Variant, params: Params) -> tuple[Variant, ...]:
+    """B before it was healed, where its recipe ends so."""
+    steps = list(variant.steps)
+    while steps and steps[-1].operator == "heal":
+        steps.pop()
+    return (replace(variant, steps=tuple(steps)),) if len(steps) < len(variant.steps) else ()
 
 
 def answer(runs) -> str:

@@ -15,7 +15,7 @@ from analysis.theme import Theme, figure
 
 LABELS = ("A", "B")
 LEAST = 1e-6  # nats; below it float32 logits say nothing
-CONTROL = "A with noise"
+CONTROL, BEFORE = "A with noise", "B before healing"
 
 
 def figures(runs) -> list[Figure]:
@@ -34,11 +34,11 @@ def _divergence_card(r) -> Figure:
     return Figure(
         "divergence", "How far B’s predictions are from A’s",
         "Left: mean and quantiles over tokens. Right: share of tokens that lost at least that much."
-        + (" Grey: A with random noise as large as B’s change." if control else ""),
+        + (" Open: B’s recipe without its healing." if words.healed(r) else "") + (" Grey: A with random noise as large as B’s change." if control else ""),
         {"": partial(divergence, r)}, tables.divergence(r),
         f"KL(A ‖ B) in nats at each of {r.n_tokens:,} tokens in {len(r.strand):,} sequences. Left: mean, median, 95 % and 99 % quantiles with 95 % bootstrap "
         "intervals over sequences. Right: complementary distribution, both axes log."
-        + (" Grey: A with Gaussian noise of the Frobenius norm of each matrix’s change." if control else ""),
+        + (" Open diamonds, dotted: B before its healing step." if words.healed(r) else "") + (" Grey: A with Gaussian noise of the Frobenius norm of each matrix’s change." if control else ""),
         f"Dots of KL quantiles and the tail curve. Mean {words.nats(r.kl_summary[0, 0])}, median {words.nats(r.kl_summary[1, 0])}, p99 {words.nats(r.kl_summary[3, 0])} nats.",
     )
 
@@ -46,7 +46,8 @@ def _divergence_card(r) -> Figure:
 def divergence(r, theme: Theme) -> go.Figure:
     fig = figure(theme, margin=dict(l=56, r=14, t=26, b=42), height=344)
     control = words.has_control(r)
-    shown = np.concatenate([r.kl_summary[:, 0], r.noise_summary[:, 0] if control else []])
+    healed = words.healed(r)
+    shown = np.concatenate([r.kl_summary[:, 0], r.noise_summary[:, 0] if control else [], r.before_summary[:, 0] if healed else []])
     floor = max(min(np.nanmin(shown), 1e-3), LEAST)
     top = max(np.nanmax(shown), floor * 10)
     fig.update_layout(
@@ -58,9 +59,13 @@ def divergence(r, theme: Theme) -> go.Figure:
         _summary_dots(fig, theme, r.noise_summary, floor, 0.14, CONTROL, theme.null_line, "square")
         _tail(fig, r.noise, dict(color=theme.null_line, width=1.5, dash="dash"), CONTROL)
         plots.note(fig, theme, "■ A with noise", 0.42, 1.0, color=theme.axis, xanchor="right", yanchor="bottom", yshift=4)
+    if healed:
+        _summary_dots(fig, theme, r.before_summary, floor, 0.0, BEFORE, theme.b, "diamond-open")
+        _tail(fig, r.before, dict(color=theme.b, width=1.5, dash="dot"), BEFORE)
     _summary_dots(fig, theme, r.kl_summary, floor, -0.14 if control else 0.0, "B", theme.b, "diamond")
     _tail(fig, r.kl, dict(color=theme.b, width=2), "B")
-    plots.note(fig, theme, f'<span style="color:{theme.b}">◆</span> B', 0.0, 1.0, color=theme.text, xanchor="left", yanchor="bottom", yshift=4)
+    mark = lambda symbol: f'<span style="color:{theme.b}">{symbol}</span>'
+    plots.note(fig, theme, f"{mark('◆')} B" + (f"  {mark('◇')} before healing" if healed else ""), 0.0, 1.0, color=theme.text, xanchor="left", yanchor="bottom", yshift=4)
     return fig
 
 

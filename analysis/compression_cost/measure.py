@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,11 +26,11 @@ BINS = 24  # of positions, at most
 @dataclass(frozen=True, eq=False)
 class Result:
     """Axes: token runs over all tokens of the text, sequence by sequence; group is all, then each strand; `3` is value, 95 % low
-    and high, bootstrapped over sequences. KL in nats, log probabilities natural; NaN where there is no next token or no control.
+    and high, bootstrapped over sequences. KL in nats, log probabilities natural; NaN where there is no next token, no control or no healing.
 
-    kl, noise [token] KL(A ‖ B), KL(A ‖ A with noise)      log_a, log_b [token] of the next token
+    kl, noise, before [token] KL(A ‖ B), KL(A ‖ A with noise), KL(A ‖ B before healing)      log_a, log_b [token] of the next token
     token, target, top_a, top_b [token] ids, target −1 at an end; `texts` belongs to the sorted `ids`
-    kl_summary, noise_summary [mean, median, p95, p99; 3]
+    kl_summary, noise_summary, before_summary [mean, median, p95, p99; 3]
     per group: group_kl, nll_a, nll_b, nll_change (B − A), agreement, only_a, only_b (shares of the tokens with a next one
     that only this model's top-1 gets right), accuracy_change (B − A) [group, 3]; flips [group, 4] tokens that both, only A,
     only B, neither gets right; mcnemar [group, 4] share of only-A flips, low, high, p
@@ -42,6 +43,7 @@ class Result:
     group_tokens: np.ndarray
     kl: np.ndarray
     noise: np.ndarray
+    before: np.ndarray
     log_a: np.ndarray
     log_b: np.ndarray
     sequence: np.ndarray
@@ -55,6 +57,7 @@ class Result:
     strand: np.ndarray  # [sequence] index into groups
     kl_summary: np.ndarray
     noise_summary: np.ndarray
+    before_summary: np.ndarray
     group_kl: np.ndarray
     nll_a: np.ndarray
     nll_b: np.ndarray
@@ -84,16 +87,17 @@ class Result:
 
 
 def compute(captures, params, progress) -> Result:
-    first, second = captures
+    first, second, *unhealed = captures
     ids, keep = first.ids, first.keep
     if not torch.equal(ids, second.ids):
         raise NotApplicable("A and B cut this text into different tokens, so there is no token to compare at; choose two models with one tokenizer.")
-    with first.model() as a, second.model() as b, torch.inference_mode():
+    with ExitStack() as open_models, torch.inference_mode():
+        a, b, *before = (open_models.enter_context(c.model()) for c in (first, second, *unhealed))
         if a.config.vocab_size != b.config.vocab_size:
             raise NotApplicable(f"A predicts {a.config.vocab_size:,} tokens and B {b.config.vocab_size:,}; their predictions cannot be compared.")
         alike = _alike(a, b)
         control = noisy(a, b, params.seed) if alike and params.control == "noise" else None
-        tokens = _per_token(a, b, control, ids, keep, progress)
+        tokens = _per_token(a, b, {"noise": control, "before": before[0] if before else None}, ids, keep, progress)
         labels = first.tokens.labels.get("strand", np.full(len(ids), ""))
         damage = [row for row in matrix_damage(a, b) if (row.layer, row.kind) not in b.removed] if alike else []
         used = np.unique(np.concatenate([tokens[k] for k in ("token", "target", "top_a", "top_b")]))
@@ -112,10 +116,10 @@ def _alike(a: Model, b: Model) -> bool:
     return shapes[0] == shapes[1]
 
 
-def _per_token(a: Model, b: Model, control: Model | None, ids: torch.Tensor, keep: torch.Tensor, progress) -> dict[str, np.ndarray]:
+def _per_token(a: Model, b: Model, beside: dict[str, Model | None], ids: torch.Tensor, keep: torch.Tensor, progress) -> dict[str, np.ndarray]:
     n = int(keep.sum())
     sequence, position = (x.numpy() for x in keep.nonzero(as_tuple=True))
-    real = {name: np.full(n, np.nan, np.float32) for name in ("kl", "noise", "log_a", "log_b")}
+    real = {name: np.full(n, np.nan, np.float32) for name in ("kl", "noise", "before", "log_a", "log_b")}
     whole = {name: np.full(n, -1, np.int64) for name in ("top_a", "top_b")}
     targets = next_tokens(ids, keep)
     saved = progress.saved()
@@ -135,8 +139,9 @@ def _per_token(a: Model, b: Model, control: Model | None, ids: torch.Tensor, kee
         each = token_divergence(logits_a, logits_b, wanted).numpy()
         real["kl"][here], real["log_a"][here], real["log_b"][here] = each[:, KL], each[:, LOG_P], each[:, LOG_Q]
         whole["top_a"][here], whole["top_b"][here] = logits_a.argmax(-1).numpy(), logits_b.argmax(-1).numpy()
-        if control is not None:
-            real["noise"][here] = token_divergence(logits_a, _logits(control, part.ids, kept), wanted).numpy()[:, KL]
+        for name, other in beside.items():
+            if other is not None:
+                real[name][here] = token_divergence(logits_a, _logits(other, part.ids, kept), wanted).numpy()[:, KL]
         progress.save({"start": at + 1, **real, **whole})
     progress.step(len(ids), len(ids), "intervals")
     return {**real, **whole, "sequence": sequence, "position": position, "token": ids[keep].numpy(), "target": targets[keep].numpy()}
@@ -178,6 +183,7 @@ def _summaries(t: dict[str, np.ndarray], labels: np.ndarray, params) -> dict:
         "groups": ("all", *names), "strand": strand, "group_sequences": np.array([len(own) for own in members]),
         "group_tokens": np.array([np.isin(t["sequence"], own).sum() for own in members]),
         "kl_summary": _summary(t["kl"], group_kl[0], t, n_sequences, params),
+        "before_summary": _summary(t["before"], per_group(t["before"], every)[0], t, n_sequences, params),
         "noise_summary": _summary(t["noise"], per_group(t["noise"], every)[0], t, n_sequences, params),
         "group_kl": group_kl, "nll_a": per_group(-t["log_a"], known), "nll_b": per_group(-t["log_b"], known),
         "nll_change": per_group(t["log_a"].astype(np.float64) - t["log_b"], known), "agreement": per_group(t["top_a"] == t["top_b"], every),

@@ -25,13 +25,13 @@ def tokens(r) -> pa.Table:
     names = np.array(r.groups)
     look = lambda ids: [text[int(i)] for i in ids]
     columns = {"sequence": r.sequence, "position": r.position, "strand": names[r.strand[r.sequence]], "token": look(r.token), "next": look(r.target),
-               "kl_nats": r.kl, "kl_noise_nats": r.noise, "ln_p_a_next": r.log_a, "ln_p_b_next": r.log_b, "top_a": look(r.top_a), "top_b": look(r.top_b)}
+               "kl_nats": r.kl, "kl_noise_nats": r.noise, "kl_before_healing_nats": r.before, "ln_p_a_next": r.log_a, "ln_p_b_next": r.log_b, "top_a": look(r.top_a), "top_b": look(r.top_b)}
     return pa.table({k: pa.array(v, from_pandas=True) for k, v in columns.items()})
 
 
 def divergence(r) -> pa.Table:
     return pa.Table.from_pylist([{"model": model, "measure": SUMMARY[i], **_three("kl_nats", values[i])}
-                                 for model, values in (("B", r.kl_summary), ("A with noise", r.noise_summary)) for i in range(len(SUMMARY))])
+                                 for model, values in (("B", r.kl_summary), ("B before healing", r.before_summary), ("A with noise", r.noise_summary)) for i in range(len(SUMMARY))])
 
 
 def strands(r) -> pa.Table:

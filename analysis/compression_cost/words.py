@@ -16,6 +16,8 @@ def answer(runs) -> str:
         return f"B predicts **exactly what A does** on these {r.n_tokens:,} tokens: KL 0 nats at every one, no flips. {_size(r)}"
     mean, low, high = r.kl_summary[MEAN]
     text = [f"B costs **{nats(mean)} nats per token** of KL to A{_interval(low, high)}; one token in a hundred loses at least {nats(r.kl_summary[P99, 0])}."]
+    if healed(r):
+        text.append(f"Before its healing it cost {nats(r.before_summary[MEAN, 0])}{_interval(*r.before_summary[MEAN, 1:])}.")
     text.append(_control(r))
     ratio = np.exp(r.nll_change[0])
     text.append(f"Perplexity {number(np.exp(r.nll_a[0, 0]))} becomes {number(np.exp(r.nll_b[0, 0]))} (× {_times(ratio[0])}{_span(ratio[1:], _times)}).")
@@ -42,6 +44,11 @@ def _interval(low: float, high: float) -> str:
 
 def has_control(r) -> bool:
     return bool(np.isfinite(r.noise_summary[MEAN, 0]) and np.nanmax(r.noise) > 0)
+
+
+def healed(r) -> bool:
+    """Whether B before a healing step was measured beside."""
+    return bool(np.isfinite(r.before_summary[MEAN, 0]))
 
 
 def _control(r) -> str:
@@ -80,7 +87,7 @@ def headlines(runs) -> tuple[Headline, ...]:
     control = f"{number(r.noise_summary[MEAN, 0], 2)} (noise)" if has_control(r) else ""
     share, low, high = 100 * r.agreement[0]
     return (
-        Headline("Mean KL to A", *_value(r.kl_summary[MEAN], "nats/token"), control, "low", f"p99 {nats(r.kl_summary[P99, 0])}; null: noise as large as the change"),
+        Headline("Mean KL to A", *_value(r.kl_summary[MEAN], "nats/token"), control, "low", f"p99 {nats(r.kl_summary[P99, 0])}; " + (f"before healing {nats(r.before_summary[MEAN, 0])}; " if healed(r) else "") + "null: noise as large as the change"),
         Headline("Change of perplexity", *_value(change, "%"), better="low", note=f"{number(np.exp(r.nll_a[0, 0]))} to {number(np.exp(r.nll_b[0, 0]))}"),
         Headline("Same likeliest token", *_value((share, low, high), "%"), better="high",
                  note=f"{int(r.flips[0, 1]):,} flips to wrong, {int(r.flips[0, 2]):,} to right, McNemar p = {number(r.mcnemar[0, 3], 2)}"),

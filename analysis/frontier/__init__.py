@@ -18,6 +18,8 @@ over seeds (with one seed, or without calibration, the 95 % bootstrap interval o
 **Null.** A grey square is A with Gaussian noise on every changed matrix, as large as that variant's change, ‖N‖ = ‖W′ − W‖, drawn at
 the variant's size: what a change of this size costs when nothing was chosen. A recipe near its square was not worth its method.
 
+**Healing.** An open mark is a recipe that was trained a little afterwards; a thin line joins it to the same recipe before.
+
 **Orders.** Papers report GPTQ closer than rounding, SparseGPT than Wanda than magnitude, SVD-LLM than ASVD than plain SVD. Where two
 such recipes store as much (within 1 %) their KL is compared on the same tokens, every seed of one with every seed of the other;
 intervals are 95 % over sequences. Small models without outlier channels often do not show an order: then the card says so.
@@ -28,13 +30,13 @@ only where the table says so.
 
 from __future__ import annotations
 
-from analysis.frontier.points import Point, on_front, points_of
+from analysis.frontier.points import Point, healings, on_front, points_of
 from analysis.frontier.words import answer
 
 TITLE = "Frontier"
 QUESTION = "How small can the model get before it changes?"
 
-__all__ = ["Point", "QUESTION", "TITLE", "answer", "figures", "on_front", "points_of"]
+__all__ = ["Point", "QUESTION", "TITLE", "answer", "figures", "healings", "on_front", "points_of"]
 
 
 def figures(points, families: tuple[str, ...], chosen: str | None = None) -> list:

@@ -1,6 +1,6 @@
 """Many recipes on one plane from a shell: made, measured against the original, and drawn; what is stored is not computed again.
 
-    python -m analysis.frontier MODEL [--operators gptq,wanda,…] [--seeds 3] [--corpus CORPUS] [--out DIR] [--device cpu]
+    python -m analysis.frontier MODEL [--operators gptq,wanda,…] [--seeds 3] [--heal] [--corpus CORPUS] [--out DIR] [--device cpu]
 
 Writes DIR/figures and DIR/data like python -m analysis, and the answer. Recipes that this model cannot have are left out and named.
 """
@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("model", help="A: a written variant, a hub id, or a folder")
     parser.add_argument("--operators", help="names separated by commas, see python -m operators --list (default: all)")
     parser.add_argument("--seeds", type=int, default=1, choices=range(1, 6), help="calibration seeds of each recipe that reads text")
+    parser.add_argument("--heal", action="store_true", help="each recipe once more with a healing step after it")
     parser.add_argument("--corpus", help="the text to measure on (default: that of compression_cost)")
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("out/frontier"))
     parser.add_argument("--device", default="cpu")
@@ -51,7 +52,7 @@ def compare(given) -> int:
     if unknown:
         raise Refused(f"There is no operator “{unknown[0][:40]}”; known: {', '.join(run.operators.OPERATORS)}.")
     out = writable(given.out)
-    made, left_out = recipes.variants(a, (), names, given.seeds)
+    made, left_out = recipes.variants(a, (), names, given.seeds, given.heal)
     requests = [run.request("compression_cost", (run.keep_recipe(a), run.keep_recipe(v)), given.corpus and corpus(given.corpus), {}, device(given.device)) for v in made]
     with Bar(f"{len(made)} recipes of {a.written}") as bar:
         sweep.execute(sweep.spec("frontier", requests), bar)

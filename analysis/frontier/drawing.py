@@ -12,7 +12,7 @@ from analysis import plots
 from analysis.contract import Figure
 from analysis.frontier import words
 from analysis.frontier.orders import Order, orders
-from analysis.frontier.points import COMBINED, MEASURES, UNITS, Point, on_front
+from analysis.frontier.points import COMBINED, MEASURES, UNITS, Point, healings, on_front
 from analysis.plots import number
 from analysis.theme import Theme, figure
 
@@ -26,11 +26,15 @@ def figures(points: list[Point], families: tuple[str, ...], chosen: str | None) 
     nulls = any(np.isfinite(p.null[0]) for p in points)
     reading = (f"Lower left is better. The line joins the {len(front)} of {len(points)} recipes that nothing smaller beats"
                + ("; a grey square is what random noise as large as a recipe’s change costs." if nulls else ".") + " It says nothing of texts unlike this one.")
+    healed = len(healings(points))
+    if healed:
+        reading += f" Open marks were healed after compressing; a thin line joins {'them' if healed > 1 else 'it'} to the same recipe before."
     links = {p.written: f"compression_cost?a={p.subject}&b={p.written}&corpus={p.corpus}" for p in points}
     cards = [Figure(
         "frontier", "Size against distance", reading, {name: partial(plane, points, families, chosen, i) for i, name in enumerate(MEASURES)}, table(points),
         f"Stored size and distance to A of {len(points)} recipes on {points[0].n_tokens:,} tokens of {points[0].corpus}. Bars: range over calibration seeds, or with one "
-        "seed the 95 % bootstrap interval over sequences. Line: Pareto front." + (" Grey squares: A with Gaussian noise of the norm of each recipe’s change." if nulls else ""),
+        "seed the 95 % bootstrap interval over sequences. Line: Pareto front." + (" Grey squares: A with Gaussian noise of the norm of each recipe’s change." if nulls else "")
+        + (" Open marks: healed; thin lines lead to the same recipe without its healing step." if healed else ""),
         f"Scatter of {len(points)} recipes. On the front, from small to large: " + "; ".join(
             f"{p.label}, {words.megabytes(p.n_bytes)}, {words.nats(p.measures[0, 0])} nats" for p in front[:12]) + ".",
         height=HEIGHT, wide=True, links=links,
@@ -106,6 +110,10 @@ def plane(points: list[Point], families: tuple[str, ...], chosen: str | None, me
     front = on_front(points, measure)
     line = [(p.n_bytes / 1e6, max(p.measures[measure, 0], floor or 0)) for p in front]
     fig.add_trace(go.Scatter(x=[x for x, _ in line], y=[y for _, y in line], mode="lines", line=dict(shape="hv", color=theme.text, width=1.2), hoverinfo="skip", showlegend=False))
+    pairs = [[(p.n_bytes / 1e6, max(p.measures[measure, 0], floor or 0)) for p in pair] for pair in healings(points)]
+    if pairs:
+        plots.joins(fig, theme, [start for start, _ in pairs], [end for _, end in pairs])
+        fig.data[-1].showlegend = False
     for family in dict.fromkeys([*families, COMBINED]):
         at = [i for i, p in enumerate(points) if p.family == family]
         if at:
@@ -140,7 +148,7 @@ def _family(fig: go.Figure, theme: Theme, family: str, families: tuple[str, ...]
     bars = dict(type="data", symmetric=False, array=np.nan_to_num(high - y[:, 0]).clip(0), arrayminus=np.nan_to_num(y[:, 0] - low).clip(0), color=colour, thickness=1.2, width=0)
     custom = [[p.written, p.label, 100 * p.n_bytes / p.bytes_a, p.bits_per_weight, *p.measures[measure].tolist(), len(p.seeds)] for p in points]
     fig.add_trace(go.Scatter(
-        x=x, y=y[:, 0], mode="markers", name=family, marker=dict(symbol=symbol, size=10, color=colour, line=dict(width=0)), error_y=bars, customdata=custom, cliponaxis=False,
+        x=x, y=y[:, 0], mode="markers", name=family, marker=dict(symbol=[f"{symbol}-open" if p.healed else symbol for p in points], size=10, color=colour, line=dict(width=[1.6 if p.healed else 0 for p in points])), error_y=bars, customdata=custom, cliponaxis=False,
         hovertemplate="%{customdata[1]}<br>%{x:.3g} MB, %{customdata[2]:.1f} % of A, %{customdata[3]:.2f} bits per weight"
                       f"<br>%{{customdata[4]:.4g}} {UNITS[measure]} (%{{customdata[5]:.4g}}–%{{customdata[6]:.4g}}), %{{customdata[7]}} made<extra></extra>"))
 
@@ -177,7 +185,7 @@ def table(points: list[Point]) -> pa.Table:
     front = {p.written for p in on_front(points)}
     rows = []
     for p in sorted(points, key=lambda p: p.n_bytes):
-        row = {"recipe": p.label, "variant": p.written, "operator": p.family, "on_front": p.written in front, "calibration_seeds": len(p.seeds),
+        row = {"recipe": p.label, "variant": p.written, "operator": p.family, "healed": p.healed, "on_front": p.written in front, "calibration_seeds": len(p.seeds),
                "bytes": p.n_bytes, "bytes_low": p.bytes_range[0], "bytes_high": p.bytes_range[1], "share_of_a": p.n_bytes / p.bytes_a, "bits_per_weight": p.bits_per_weight}
         for name, values in zip(("mean_kl_nats", "p99_kl_nats", "changed_top1_percent", "perplexity_over_a"), p.measures):
             row |= {name: _plain(values[0]), f"{name}_low": _plain(values[1]), f"{name}_high": _plain(values[2])}

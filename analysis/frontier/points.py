@@ -12,7 +12,7 @@ from models.variant import Variant
 
 MEASURES = ("mean KL", "p99 KL", "changed top-1", "perplexity")
 UNITS = ("nats/token", "nats", "% of tokens", "× A’s")
-COMBINED = "combined"
+COMBINED, HEALING = "combined", "heal"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +39,11 @@ class Point:
     @property
     def written(self) -> str:
         return self.seeds[0]
+
+    @property
+    def healed(self) -> bool:
+        """Whether its recipe ends in a healing step."""
+        return bool(self.variant.steps) and self.variant.steps[-1].operator == HEALING
 
 
 def same_recipe(v: Variant) -> Variant:
@@ -73,9 +78,24 @@ def _measures(r) -> np.ndarray:
     return np.stack([r.kl_summary[0], r.kl_summary[3], changed[[0, 2, 1]], np.exp(r.nll_change[0])])
 
 
+def unhealed(v: Variant) -> Variant:
+    """The recipe without the healing steps at its end."""
+    last = len(v.steps)
+    while last and v.steps[last - 1].operator == HEALING:
+        last -= 1
+    return replace(v, steps=v.steps[:last])
+
+
+def healings(points: list[Point]) -> list[tuple[Point, Point]]:
+    """(before, after) of every recipe that is here with and without its healing."""
+    before = {same_recipe(p.variant): p for p in points}
+    pairs = [(before.get(same_recipe(unhealed(p.variant))), p) for p in points if p.healed]
+    return [(q, p) for q, p in pairs if q is not None]
+
+
 def family_of(v: Variant, a: Variant) -> str:
-    """The operator of the steps that `v` adds to `a`; "combined" where they are of several kinds."""
-    kinds = {step.operator for step in v.steps[len(a.steps):]}
+    """The operator of the steps that `v` adds to `a`, healing aside; "combined" where they are of several kinds."""
+    kinds = {step.operator for step in unhealed(v).steps[len(a.steps):]} or {step.operator for step in v.steps[len(a.steps):]}
     return kinds.pop() if len(kinds) == 1 else COMBINED
 
 

@@ -14,6 +14,9 @@ from models.variant import Step, Variant, write_value
 from models.variant import parse as grammar
 
 
+HEALING = Step("heal")
+
+
 def on_top(a: Variant, steps: tuple[Step, ...]) -> Variant:
     """A with these steps; Refused where their order makes no sense or a step cannot be done to A."""
     made = run.operators.canonical(replace(a, steps=(*a.steps, *steps)))
@@ -39,8 +42,9 @@ def settings(operator: ModuleType) -> tuple[str, ...]:
     return tuple(f"{first.name}={write_value(v)}" for v in values)
 
 
-def variants(a: Variant, before: tuple[Step, ...], names: tuple[str, ...], seeds: int) -> tuple[list[Variant], list[str]]:
-    """(what a sweep makes, why some of it cannot be made): every setting of every operator, after the steps `before`."""
+def variants(a: Variant, before: tuple[Step, ...], names: tuple[str, ...], seeds: int, heal: bool = False) -> tuple[list[Variant], list[str]]:
+    """(what a sweep makes, why some of it cannot be made): every setting of every operator, after the steps `before`; with `heal` each
+    of them once more with a healing step after it."""
     made, left_out = [], []
     for name in names:
         for setting in settings(run.operators.OPERATORS[name]):
@@ -51,7 +55,13 @@ def variants(a: Variant, before: tuple[Step, ...], names: tuple[str, ...], seeds
                 left_out.append(f"{name} {setting}: {error}")
                 continue
             again = range(seeds) if first.steps[-1].on else range(1)
-            made += [replace(first, steps=(*first.steps[:-1], replace(first.steps[-1], seed=first.steps[-1].seed + k))) for k in again]
+            own = [replace(first, steps=(*first.steps[:-1], replace(first.steps[-1], seed=first.steps[-1].seed + k))) for k in again]
+            made += own
+            if heal:
+                try:
+                    made += [on_top(v, (HEALING,)) for v in own]
+                except Refused as error:
+                    left_out.append(f"{name} {setting}, healed: {error}")
     return list(dict.fromkeys(made)), left_out
 
 

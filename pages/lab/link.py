@@ -16,7 +16,7 @@ from models.variant import Step
 from models.variant import parse as grammar
 from pages.shared import controls
 
-OWN = ("recipe", "sweep", "seeds", "after")
+OWN = ("recipe", "sweep", "seeds", "after", "heal")
 MOST_SEEDS = 5
 
 

@@ -28,7 +28,8 @@ def draw(view: View, a: Variant, recipe: tuple[Step, ...]) -> list[Variant]:
     """The bar of the sweep; returns its variants, whether measured or not."""
     names, seeds = chosen(), link.seeds()
     before = recipe if st.query_params.get("after") == "true" else ()
-    made, left_out = variants(a, before, names, seeds)
+    heal = st.query_params.get("heal") == "true"
+    made, left_out = variants(a, before, names, seeds, heal)
     requests = [subject.request(view, a, v) for v in made]
     outcomes = sweep.outcomes(requests) if requests else []
     missing = [r for r, outcome in zip(requests, outcomes) if outcome is None or outcome.state == "failed"]
@@ -36,7 +37,7 @@ def draw(view: View, a: Variant, recipe: tuple[Step, ...]) -> list[Variant]:
     job = _job(spec) if requests else None
     with st.container(border=True, key="sweep"):
         with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
-            _controls(names, seeds, bool(recipe), bool(before))
+            _controls(names, seeds, bool(recipe), bool(before), heal)
             st.space("stretch")
             if requests and not (job and job.active):
                 _go(spec, requests, missing)
@@ -56,13 +57,14 @@ def _job(spec: dict) -> queue.Standing | None:
     return None if job is None else queue.Standing(job)
 
 
-def _controls(names: tuple[str, ...], seeds: int, recipe: bool, after: bool) -> None:
+def _controls(names: tuple[str, ...], seeds: int, recipe: bool, after: bool, heal: bool) -> None:
     with st.popover(f"Compare {len(names)} operators" if names else "Compare operators", icon=":material/scatter_plot:", key="sweep_choice"), st.container(width=460):
         st.caption("Each at the settings that it names itself or, where it names none, around its default.")
         st.multiselect("Operators", list(operators.OPERATORS), format_func=lambda n: operators.OPERATORS[n].TITLE, key=controls.seed("sweep_operators", list(names)), on_change=_choose)
         st.button("The usual ones", key="sweep_usual", type="tertiary", on_click=controls.write_link, args=("sweep", ".".join(USUAL)))
         if recipe:
             st.toggle("After the recipe above", key=controls.seed("sweep_after", after), on_change=_after, help="Each operator comes as a further step of the recipe being built.")
+        st.toggle("Each also healed", key=controls.seed("sweep_heal", heal), on_change=_heal, help="Every recipe once more with a healing step after it, joined to the one without.")
     st.selectbox("Seeds", range(1, link.MOST_SEEDS + 1), format_func=lambda n: f"{n} calibration seed{'s' * (n > 1)}", key=controls.seed("sweep_seeds", seeds),
                  label_visibility="collapsed", width=190, on_change=_seed, help="A recipe that reads text is made once for each, on other text from the same source; the bars show the range.")
 
@@ -73,6 +75,10 @@ def _choose() -> None:
 
 def _after() -> None:
     controls.write_link("after", "true" if st.session_state["sweep_after"] else None)
+
+
+def _heal() -> None:
+    controls.write_link("heal", "true" if st.session_state["sweep_heal"] else None)
 
 
 def _seed() -> None:
