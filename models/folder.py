@@ -24,6 +24,9 @@ def export(model: Model, variant: Variant, identity: str, folder: Path, commit: 
     removed whole are left out; where an architecture's blocks are not alike by position, so that the shorter model differs,
     they stay as zeros instead. Raises Refused when the loaded folder does not give the same logits.
     """
+    if model.forward_only:
+        raise Refused(f"{variant.written} changes how the model runs and not its weights ({'; '.join(model.forward_only)}), which no weight file can carry. "
+                      "Take the recipe away without that step.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     limit = TOLERANCE if variant.dtype == "float32" else SIXTEEN_BITS
     gone = model.n_layers - len(model.layers)

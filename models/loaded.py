@@ -27,6 +27,7 @@ class Model:
     written: str
     removed: frozenset[tuple[int, str]] = frozenset()
     bits: dict[str, float] = field(default_factory=dict)  # parameter name -> bits stored, where a step changed it
+    forward_only: tuple[str, ...] = ()  # in words, what steps changed in the forward alone (by hooks on this module); no weight file carries it
 
     @property
     def config(self):
@@ -110,7 +111,7 @@ class Model:
         self._require_whole(*self.module.parameters())
         shared = {id(t): t for t in (*self.module.parameters(), *self.module.buffers())}
         module = copy.deepcopy(self.module, memo=shared)
-        return Model(module, self.tokenizer, self.layout, written, self.removed, dict(self.bits))
+        return Model(module, self.tokenizer, self.layout, written, self.removed, dict(self.bits), self.forward_only)
 
     def logits(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Logits [sequence, position, vocab] of ids [sequence, position]; no gradient."""

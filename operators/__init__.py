@@ -32,7 +32,7 @@ from models.params import key_params, read_params
 from models.refusal import Refused
 from models.variant import Step, Variant, parse as parse_grammar
 from operators import (
-    awq, cut_memorized, drop_layers, flap, gptq, heal, hqq, low_rank, magnitude, round_to_nearest, share_blocks, slice_gpt, sparsegpt, split_quant, subnetwork, tune_heads,
+    awq, contextual_sparsity, cut_memorized, drop_layers, flap, gptq, heal, hqq, low_rank, magnitude, round_to_nearest, share_blocks, slice_gpt, sparsegpt, split_quant, subnetwork, tune_heads,
     wanda,
 )
 
@@ -42,7 +42,7 @@ OPERATORS = {
     module.__name__.rpartition(".")[2]: module
     for module in (
         drop_layers, share_blocks, flap, magnitude, wanda, sparsegpt, low_rank, slice_gpt, round_to_nearest, gptq, awq, hqq, split_quant, tune_heads,
-        cut_memorized, subnetwork, heal,
+        cut_memorized, subnetwork, heal, contextual_sparsity,
     )
 }
 
@@ -99,6 +99,10 @@ def _conflict(earlier: Step, later: Step) -> str | None:
     first, second = earlier.operator, later.operator
     if "drop_layers" in (first, second) or first == "tune_heads":
         return None
+    if first == "contextual_sparsity" and second != "heal":
+        return "it changes only how the model runs, and what comes after would be decided on that; put it last, or before healing alone"
+    if second == "contextual_sparsity":
+        return None
     if "heal" in (first, second):
         return _unhealable(earlier, later)
     if second == "tune_heads" and first in (*PRUNES, *QUANTISES, "low_rank", "flap"):
@@ -139,7 +143,7 @@ def _unhealable(earlier: Step, later: Step) -> str | None:
         if first == "slice_gpt":
             return "slicing folds the norms into matrices of another basis, so what was trained could not be stored there; heal before slicing"
         masked = _param(later, "train") != "norms" and _param(later, "adapter") == "masked"
-        if masked and first not in (*PRUNES, "tune_heads", "cut_memorized", "subnetwork", "heal"):
+        if masked and first not in (*PRUNES, "tune_heads", "cut_memorized", "subnetwork", "heal", "contextual_sparsity"):
             return "a mask keeps zeros, but not a grid, factors or shared blocks; keep the adapters beside (adapter=beside), or train norms and biases"
         return None
     if _param(earlier, "train") != "norms" and second != "tune_heads":
