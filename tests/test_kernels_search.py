@@ -31,7 +31,7 @@ def test_by_hand():
     assert hamming.histogram(codes, 128)[:5].tolist() == [1, 5, 3, 1, 0]
 
 
-@pytest.mark.parametrize("n, q, n_bytes", [(1, 1, 8), (63, 7, 16), (131, 17, 40), (40, 5, 256), (600, 70, 256), (21, 3, 776), (21, 9, 776), (513, 8, 8), (30, 0, 8), (30, 9, 0)])
+@pytest.mark.parametrize("n, q, n_bytes", [(1, 1, 8), (63, 7, 16), (131, 17, 40), (40, 5, 256), (600, 70, 256), (21, 3, 776), (21, 9, 776), (513, 8, 8), (30, 0, 8), (30, 9, 0), (257, 4, 32), (257, 17, 256), (97, 70, 1088)])
 def test_search_equals_the_definition(n, q, n_bytes):
     """Few and many queries, codes that end inside a block of 256 and widths that end inside a body of 72 bits."""
     codes, queries = random_codes(n, n_bytes), random_codes(q, n_bytes, seed=1)

@@ -27,7 +27,7 @@ def mlp_capture(pre: torch.Tensor, up: torch.Tensor | None, keep: torch.Tensor |
     n, c = pre.shape
     function, post = _functions()[activation], torch.empty_like(pre, memory_format=torch.contiguous_format)
     codes = np.zeros((n, n_bytes(c) // 8), np.uint64)
-    size = max(4, PIECE // max(c, 1) // 4 * 4)
+    size = max(8, PIECE // max(c, 1) // 8 * 8)
 
     def fill(lo: int, hi: int) -> None:
         part = function(pre[lo:hi])
@@ -42,7 +42,7 @@ def mlp_capture(pre: torch.Tensor, up: torch.Tensor | None, keep: torch.Tensor |
         shift = near.numpy()
 
     def chunk(lo: int, hi: int):
-        sums, largest, on, count = np.zeros((3, c)), np.zeros(c), np.zeros(c, np.int64), 0
+        sums, largest, on, count = np.zeros((3, c)), np.zeros(c, np.float32), np.zeros(c, np.int64), 0
         for a, b in ((a, min(a + size, hi)) for a in range(lo, hi, size)):
             if b > ready:
                 fill(a, b)
@@ -53,7 +53,7 @@ def mlp_capture(pre: torch.Tensor, up: torch.Tensor | None, keep: torch.Tensor |
             count += rows.size
         return count, sums, largest, on
 
-    count, total, largest, on = 0, np.zeros((3, c)), np.zeros(c), np.zeros(c, np.int64)
+    count, total, largest, on = 0, np.zeros((3, c)), np.zeros(c, np.float32), np.zeros(c, np.int64)
     for part in tokens.over_chunks(chunk, n, c, size=max(size, tokens.CHUNK // size * size)):
         count, total, on = count + part[0], total + part[1], on + part[3]
         np.maximum(largest, part[2], out=largest)
