@@ -32,7 +32,7 @@ from models.params import key_params, read_params
 from models.refusal import Refused
 from models.variant import Step, Variant, parse as parse_grammar
 from operators import (
-    awq, contextual_sparsity, cut_memorized, drop_layers, flap, gptq, heal, hqq, low_rank, magnitude, round_to_nearest, share_blocks, slice_gpt, sparsegpt, split_quant, subnetwork, tune_heads,
+    awq, contextual_sparsity, cut_memorized, drop_layers, flap, gptq, heal, hqq, low_rank, magnitude, round_to_nearest, share_blocks, skip_loop, slice_gpt, sparsegpt, split_quant, subnetwork, tune_heads,
     wanda,
 )
 
@@ -41,7 +41,7 @@ CALIBRATION = "demo/mixed:train:64x128"  # where a recipe names no text
 OPERATORS = {
     module.__name__.rpartition(".")[2]: module
     for module in (
-        drop_layers, share_blocks, flap, magnitude, wanda, sparsegpt, low_rank, slice_gpt, round_to_nearest, gptq, awq, hqq, split_quant, tune_heads,
+        drop_layers, skip_loop, share_blocks, flap, magnitude, wanda, sparsegpt, low_rank, slice_gpt, round_to_nearest, gptq, awq, hqq, split_quant, tune_heads,
         cut_memorized, subnetwork, heal, contextual_sparsity,
     )
 }
@@ -97,6 +97,8 @@ def refuse_order(steps: tuple[Step, ...]) -> None:
 def _conflict(earlier: Step, later: Step) -> str | None:
     """Why `later` undoes `earlier`, or None. The rules follow from what each family stores."""
     first, second = earlier.operator, later.operator
+    if first == "skip_loop" and second in ("drop_layers", "skip_loop", "share_blocks") or (first, second) == ("share_blocks", "skip_loop"):
+        return "which blocks run, and which of them share their weights, would be said twice; say it in one chain"
     if "drop_layers" in (first, second) or first == "tune_heads":
         return None
     if first == "contextual_sparsity" and second != "heal":
@@ -111,7 +113,7 @@ def _conflict(earlier: Step, later: Step) -> str | None:
         return "the matrices are shown in their old basis, while a sliced model stores them in the new one; slice alone, or drop and share around it"
     if second == "slice_gpt":
         return "cutting the stream mixes all channels, so zeros, integer grids and thin factors are lost; slice first, without other steps on the weights"
-    if first == "share_blocks":
+    if first in ("share_blocks", "skip_loop"):
         weights_only = second in ("magnitude", "round_to_nearest", "split_quant", "share_blocks") or (second == "low_rank" and _param(later, "metric") == "svd")
         return None if weights_only else "every copy of a shared block would be given its own values by its own inputs and stop being shared; calibrate first, share last"
     if second == "share_blocks":

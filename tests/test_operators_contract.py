@@ -18,6 +18,7 @@ from tests.operator_bench import FAMILIES, model_of, text_for, weights_of
 CHANGING = {  # where the defaults are made for larger models, or change nothing
     "drop_layers": {"blocks": (1,)}, "round_to_nearest": {"group": 8}, "gptq": {"group": 8}, "cut_memorized": {"ratio": 0.2, "located": "all"}, "awq": {"group": 8}, "hqq": {"group": 8}, "slice_gpt": {"slice": 0.5},
     "tune_heads": {"choose": "random", "on_what": "text", "steps": 3, "rate": 0.1},
+    "skip_loop": {"chain": (0, 2, 2)},
     "contextual_sparsity": {"keep": 0.25},
     "heal": {"loss": "next token", "steps": 4, "rate": 0.05, "train": "both"},
     "subnetwork": {"penalty": 0.0, "steps": 4, "growth": 2.0},
@@ -111,7 +112,7 @@ def test_storage_is_sane(name, family):
     assert (kept.bits == dense) == (name in ("tune_heads", "heal", "contextual_sparsity"))  # which train and compress nothing
     parameters = dict(variant.module.named_parameters(remove_duplicate=False))
     assert all(n in parameters or n.endswith("bias") for n in variant.bits)
-    if name not in ("drop_layers", "share_blocks", "tune_heads", "heal", "contextual_sparsity"):  # those store nothing for what they take away, and keep the rest as it is
+    if name not in ("drop_layers", "share_blocks", "skip_loop", "tune_heads", "heal", "contextual_sparsity"):  # those store nothing for what they take away, and keep the rest as it is
         assert sum(variant.bits.values()) == pytest.approx(kept.bits)
 
 

@@ -53,7 +53,7 @@ def answer(runs) -> str:
         return f"B predicts **exactly what A does** on these {r.n_tokens:,} tokens, so no part of it hurt."
     u = worst(r)
     if u is None:
-        return f"B costs {nats(r.whole[0])} nats per token, and no block matrix of it differs from A: the change lies in embeddings, norms or head."
+        return f"B costs {nats(r.whole[0])} nats per token, and no block matrix of it differs from A: the change lies in embeddings, norms, head or the forward alone."
     low, high = r.part_kl[u, 1:]
     text = [f"Alone, **{part(r, u)}** hurts most: {nats(r.part_kl[u, 0])} nats per token{f' (95 % interval {interval(low, high)})' if np.isfinite(low) and high >= 1e-6 else ''}"
             + (f"; noise of its size costs {nats(r.part_noise[u, 0])}." if has_control(r) else ".")]
