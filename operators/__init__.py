@@ -33,7 +33,7 @@ from models.refusal import Refused
 from models.variant import Step, Variant, parse as parse_grammar
 from operators import (
     awq, contextual_sparsity, cut_memorized, drop_layers, flap, gptq, heal, hqq, low_rank, magnitude, round_to_nearest, share_blocks, skip_loop, slice_gpt, sparsegpt, split_quant, subnetwork, tune_heads,
-    wanda,
+    vector_quant, wanda,
 )
 
 CALIBRATION = "demo/mixed:train:64x128"  # where a recipe names no text
@@ -41,12 +41,13 @@ CALIBRATION = "demo/mixed:train:64x128"  # where a recipe names no text
 OPERATORS = {
     module.__name__.rpartition(".")[2]: module
     for module in (
-        drop_layers, skip_loop, share_blocks, flap, magnitude, wanda, sparsegpt, low_rank, slice_gpt, round_to_nearest, gptq, awq, hqq, split_quant, tune_heads,
-        cut_memorized, subnetwork, heal, contextual_sparsity,
+        drop_layers, skip_loop, share_blocks, flap, magnitude, wanda, sparsegpt, low_rank, slice_gpt, round_to_nearest, gptq, awq, hqq, split_quant,
+        vector_quant,
+        tune_heads, cut_memorized, subnetwork, heal, contextual_sparsity,
     )
 }
 
-PRUNES, QUANTISES = ("magnitude", "wanda", "sparsegpt"), ("round_to_nearest", "gptq", "awq", "hqq", "split_quant")
+PRUNES, QUANTISES = ("magnitude", "wanda", "sparsegpt"), ("round_to_nearest", "gptq", "awq", "hqq", "split_quant", "vector_quant")
 
 
 def default_text(name: str) -> str:
@@ -129,8 +130,10 @@ def _conflict(earlier: Step, later: Step) -> str | None:
         return "weights on one grid would be rounded a second time; keep one of them, or give them different matrices"
     if first in PRUNES and second in PRUNES:
         return "a second mask on the same matrices only hides the first; give the final sparsity to one of them"
-    if first in (*PRUNES, "flap") and second == "hqq":
+    if first in (*PRUNES, "flap") and second in ("hqq", "vector_quant"):
         return "zero is not on its grid, so what was pruned would come back; quantise with another operator"
+    if first == "vector_quant" and second in PRUNES:
+        return "a vector with a zero in it is no entry of the codebook; prune without it, or quantise a pruned model on a grid"
     if first in QUANTISES and second == "flap":
         return "a mean that goes into a bias belongs to the weights before rounding; remove heads and channels first"
     if first in QUANTISES and second == "sparsegpt":

@@ -16,6 +16,7 @@ SENSELESS = {
     "low_rank~round_to_nearest": "product of the two factors", "wanda~magnitude": "second mask", "gptq~slice_gpt": "slice first",
     "slice_gpt~wanda": "old basis", "share_blocks~gptq": "share last", "gptq~share_blocks:representative=mean": "first or the centre",
     "gptq~tune_heads": "tune first", "wanda~tune_heads": "tune first", "slice_gpt~tune_heads": "old basis", "share_blocks~tune_heads": "share last",
+    "wanda~vector_quant": "come back", "vector_quant~magnitude": "no entry of the codebook", "vector_quant~gptq": "a second time",
     "gptq:which=attn~drop_layers:blocks=1~split_quant": "a second time",
 }
 
