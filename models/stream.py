@@ -48,40 +48,59 @@ def stream(
     keep: torch.Tensor | None,
     requests: list[Request],
     *,
+    attend: torch.Tensor | None = None,
     batch: int = 8,
     exclude_first: bool = False,
     progress=None,
 ) -> list:
     """The statistic of each request, in the order asked, over all kept tokens of ids [sequence, position].
 
-    keep [sequence, position] bool chooses the tokens that count (None: all). No attention mask is passed, so padding must stand on
-    the right, where a causal model does not look; what looks like padding on the left is refused. `exclude_first` leaves out position 0 of every sequence.
+    keep [sequence, position] bool chooses the tokens that count (None: all). attend [sequence, position] bool says which tokens are
+    text, the others being padding on either side: it never counts, is not looked at, and positions are those of the text without
+    it. Without attend no attention mask is passed, so padding must stand on the right, where a causal model does not look; what
+    looks like padding on the left is refused. `exclude_first` leaves out the first token of every sequence.
     Batches are cut by sequence index. One pass, whatever the number of requests; blocks after the last requested site and,
     unless `logits` are asked for, the unembedding are not run.
     """
     if ids.dim() != 2 or len(ids) == 0:
         raise Refused(f"Expected token ids [sequence, position] with at least one sequence, found {list(ids.shape)}.")
-    if keep is not None:
+    for name, mask in (("keep", keep), ("attend", attend)):
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != ids.shape):
+            raise Refused(f"Expected {name} as bool {list(ids.shape)}, like the token ids, found {mask.dtype} {list(mask.shape)}.")
+    if keep is not None and attend is None:
         _refuse_left_padding(ids, keep)
-    counted = torch.ones_like(ids, dtype=torch.bool) if keep is None else keep.clone()
+    text = torch.ones_like(ids, dtype=torch.bool) if attend is None else attend
+    counted = text.clone() if keep is None else keep & text
     if exclude_first:
-        counted[:, 0] = False
+        counted &= text.cumsum(1) > 1
     everything = bool(counted.all())
     gathering = _Gathering(requests)
     runner = _runner(model, requests)
     n = len(ids)
     with gathering.attached(model), torch.inference_mode():
         for lo in range(0, n, batch):
-            part = ids[lo : lo + batch].to(model.device)
+            given = inputs(model, ids[lo : lo + batch], None if attend is None else attend[lo : lo + batch])
             mask = None if everything else counted[lo : lo + batch].reshape(-1).to(model.device)
             gathering.begin(mask, start=lo * ids.shape[1])
             try:
-                runner(input_ids=part, use_cache=False)
+                runner(**given)
             except _Enough:
                 pass
             if progress is not None:
                 progress.step(min(lo + batch, n), n, f"{min(lo + batch, n)} of {n} sequences")
     return gathering.statistics
+
+
+def inputs(model: Model, ids: torch.Tensor, attend: torch.Tensor | None) -> dict:
+    """What the forward is called with: where text stands behind padding, the attention mask, and positions that count text alone.
+
+    Padding on the right needs neither, and without a mask attention stays on SDPA's causal path.
+    """
+    given = {"input_ids": ids.to(model.device), "use_cache": False}
+    if attend is None or not bool((attend[:, 1:] & ~attend[:, :-1]).any()):
+        return given
+    positions = (attend.cumsum(1) - 1).clamp(min=0)
+    return {**given, "attention_mask": attend.long().to(model.device), "position_ids": positions.to(model.device)}
 
 
 def _refuse_left_padding(ids: torch.Tensor, keep: torch.Tensor) -> None:
@@ -92,14 +111,14 @@ def _refuse_left_padding(ids: torch.Tensor, keep: torch.Tensor) -> None:
     padded = (leading.sum(1) >= 2) & alike & keep.any(1)
     if bool(padded.any()):
         raise Refused(f"{int(padded.sum())} of {len(ids)} sequences begin with padding: found token {int(ids[padded][0, 0])} repeated and not counted, and no "
-                      "attention mask is passed, so later tokens would look at it. Pad on the right.")
+                      "attention mask is passed, so later tokens would look at it. Pad on the right, or say with `attend` which tokens are text.")
 
 
-def logits(model: Model, ids: torch.Tensor, *, batch: int = 8) -> Iterator[tuple[int, torch.Tensor]]:
-    """(flat index of the first token, logits [token, vocabulary]) of each batch of ids [sequence, position]."""
+def logits(model: Model, ids: torch.Tensor, *, attend: torch.Tensor | None = None, batch: int = 8) -> Iterator[tuple[int, torch.Tensor]]:
+    """(flat index of the first token, logits [token, vocabulary]) of each batch of ids [sequence, position]; attend as in stream."""
     for lo in range(0, len(ids), batch):
         with torch.inference_mode():
-            block = model.module(input_ids=ids[lo : lo + batch].to(model.device), use_cache=False).logits
+            block = model.module(**inputs(model, ids[lo : lo + batch], None if attend is None else attend[lo : lo + batch])).logits
         yield lo * ids.shape[1], block.reshape(-1, block.shape[-1])
 
 

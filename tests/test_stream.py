@@ -345,18 +345,6 @@ def test_the_activation_is_computed_by_one_and_put_back_after_an_error(gpt2, tex
     assert "forward" not in vars(gpt2.blocks[1].mlp)
 
 
-def test_left_padding_is_refused_in_words(gpt2, text):
-    ids, keep = text
-    padded, left = ids.clone(), keep.flip(1)
-    padded[~left] = 3
-    with pytest.raises(Refused, match="2 of 7 sequences begin with padding"):
-        stream(gpt2, padded, left, [Request(Moments, (Site(0, "resid_pre"),))])
-    for chosen in (torch.arange(19) == 18, torch.arange(19) != 5, torch.arange(19) > 0):  # the last token alone, all but one, all but the first
-        some = chosen.expand(7, 19)
-        (found,) = stream(gpt2, ids, some, [Request(Moments, (Site(0, "resid_pre"),))])
-        assert found.count == int(some.sum())
-
-
 def test_a_forward_set_on_the_module_is_put_back(gpt2, text):
     """As accelerate sets one on layers that it brings from disk."""
     mlp, ids = gpt2.blocks[0].mlp, text[0]
