@@ -50,6 +50,24 @@ class Thin(torch.nn.Module):
         return whole if self.bias is None else whole + self.bias
 
 
+def narrow_mlp(model: Model, layer: int, kept: torch.Tensor) -> None:
+    """Cut a block's MLP to the kept channels, bool [d_mlp]. Those that go must already give nothing."""
+    layout = model.layout
+    for name in filter(None, (layout.mlp_input, layout.mlp_gated)):
+        cut(model, layer, name, kept.nonzero()[:, 0], None)
+    cut(model, layer, layout.mlp_output, None, kept.nonzero()[:, 0])
+
+
+def cut(model: Model, layer: int, name: str, rows: torch.Tensor | None, columns: torch.Tensor | None) -> None:
+    """Replace a matrix by only these rows and columns of it (indices; None is all)."""
+    weight, module = model.matrix(layer, name), model.blocks[layer].get_submodule(name)
+    weight = weight if rows is None else weight[rows]
+    weight = weight if columns is None else weight[:, columns]
+    bias = module.bias if module.bias is None or rows is None else module.bias[rows]
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.blocks[layer].get_submodule(parent), leaf, Thin([(weight,)], torch.arange(len(weight)), None if bias is None else bias.detach()))
+
+
 def without_removed(model: Model) -> torch.nn.Module | None:
     """The module with removed blocks left out and removed sublayers skipped; None where nothing is removed. Shares tensors."""
     if not model.removed:

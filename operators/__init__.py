@@ -32,7 +32,7 @@ from models.params import key_params, read_params
 from models.refusal import Refused
 from models.variant import Step, Variant, parse as parse_grammar
 from operators import (
-    awq, contextual_sparsity, cut_memorized, drop_layers, flap, gptq, heal, hqq, low_rank, magnitude, round_to_nearest, share_blocks, skip_loop, slice_gpt, sparsegpt, split_quant, subnetwork, tune_heads,
+    awq, contextual_sparsity, cut_memorized, drop_layers, flap, gptq, heal, hqq, low_rank, magnitude, modegpt, round_to_nearest, share_blocks, skip_loop, slice_gpt, sparsegpt, split_quant, subnetwork, tune_heads,
     vector_quant, wanda,
 )
 
@@ -41,13 +41,14 @@ CALIBRATION = "demo/mixed:train:64x128"  # where a recipe names no text
 OPERATORS = {
     module.__name__.rpartition(".")[2]: module
     for module in (
-        drop_layers, skip_loop, share_blocks, flap, magnitude, wanda, sparsegpt, low_rank, slice_gpt, round_to_nearest, gptq, awq, hqq, split_quant,
+        drop_layers, skip_loop, share_blocks, flap, modegpt, magnitude, wanda, sparsegpt, low_rank, slice_gpt, round_to_nearest, gptq, awq, hqq, split_quant,
         vector_quant,
         tune_heads, cut_memorized, subnetwork, heal, contextual_sparsity,
     )
 }
 
-PRUNES, QUANTISES = ("magnitude", "wanda", "sparsegpt"), ("round_to_nearest", "gptq", "awq", "hqq", "split_quant", "vector_quant")
+NARROWS, PRUNES = ("flap", "modegpt"), ("magnitude", "wanda", "sparsegpt")
+QUANTISES = ("round_to_nearest", "gptq", "awq", "hqq", "split_quant", "vector_quant")
 
 
 def default_text(name: str) -> str:
@@ -108,7 +109,7 @@ def _conflict(earlier: Step, later: Step) -> str | None:
         return None
     if "heal" in (first, second):
         return _unhealable(earlier, later)
-    if second == "tune_heads" and first in (*PRUNES, *QUANTISES, "low_rank", "flap"):
+    if second == "tune_heads" and first in (*PRUNES, *QUANTISES, *NARROWS, "low_rank"):
         return "the tuned weights would leave their zeros, their grid or their factors; tune first, then compress"
     if first == "slice_gpt" and second != "share_blocks":
         return "the matrices are shown in their old basis, while a sliced model stores them in the new one; slice alone, or drop and share around it"
@@ -130,10 +131,14 @@ def _conflict(earlier: Step, later: Step) -> str | None:
         return "weights on one grid would be rounded a second time; keep one of them, or give them different matrices"
     if first in PRUNES and second in PRUNES:
         return "a second mask on the same matrices only hides the first; give the final sparsity to one of them"
-    if first in (*PRUNES, "flap") and second in ("hqq", "vector_quant"):
+    if first in (*PRUNES, *NARROWS) and second in ("hqq", "vector_quant"):
         return "zero is not on its grid, so what was pruned would come back; quantise with another operator"
     if first == "vector_quant" and second in PRUNES:
         return "a vector with a zero in it is no entry of the codebook; prune without it, or quantise a pruned model on a grid"
+    if second == "modegpt":
+        return "what it refits has neither zeros nor a grid, and a second choice of heads and channels would hide the first; make the model narrow first"
+    if first == "modegpt" and second == "flap":
+        return "heads and channels would be chosen twice; use one of the two"
     if first in QUANTISES and second == "flap":
         return "a mean that goes into a bias belongs to the weights before rounding; remove heads and channels first"
     if first in QUANTISES and second == "sparsegpt":
