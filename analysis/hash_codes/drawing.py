@@ -115,8 +115,8 @@ def redundancy(runs, layer: int, theme: Theme) -> go.Figure:
         draw(runs[0], "sign codes", theme.a, dash="dot", marker="circle-open", texts="all")
     for run in runs:
         draw(run, "sign codes", theme.run(run.label), marker=symbol(run.label))
-    keys = [(plots.MARK[symbol(run.label)], theme.run(run.label), run.label if len(runs) > 1 else "sign codes") for run in runs]
-    keys += [("○", theme.a, "with shared prefixes")] if r.unit == "token" and len(runs) == 1 else []
+    keys = [(plots.MARK[symbol(run.label)], theme.run(run.label), run.label if len(runs) > 1 else "codes") for run in runs]
+    keys += [("○", theme.a, "with prefixes")] if r.unit == "token" and len(runs) == 1 else []
     legend(fig, theme, [*keys, ("╌", theme.null_line, "hyperplanes"), ("✕", theme.quiet, "untrained")])
     fig.update_layout(xaxis=dict(title="bits", **plots.ticks([f"{t:,}" for t in ticks])), yaxis=dict(title="R", range=[-0.02, 1.02], showgrid=True))
     return fig
@@ -249,7 +249,7 @@ def magnitude(run, theme: Theme) -> go.Figure:
         plots.note(fig, theme, f"τ = {tau:g}", x[-1], y, ref=("x", "y"), xanchor="left", xshift=10)
     line(fig, theme, x, r.base[:, 0] / r.base[:, 1], theme.null_line, dash="dash", hover="off, block %{x}: %{y:.3f}")
     legend(fig, theme, [(plots.MARK[symbol(run.label)], theme.run(run.label), "within τ × root mean square"), ("╌", theme.null_line, "sign is off")])
-    fig.update_layout(xaxis=dict(title="block", dtick=max(1, r.n_layers // 8)), yaxis=dict(title="share of units and tokens", range=[0, 1.04], showgrid=True))
+    fig.update_layout(xaxis=dict(title="block", tickmode="array", tickvals=x[:: max(1, len(x) // 8)]), yaxis=dict(title="share of units and tokens", range=[0, 1.04], showgrid=True))
     return fig
 
 
