@@ -32,7 +32,8 @@ from models.params import key_params, read_params
 from models.refusal import Refused
 from models.variant import Step, Variant, parse as parse_grammar
 from operators import (
-    awq, contextual_sparsity, cut_memorized, drop_layers, flap, gptq, heal, hqq, low_rank, magnitude, modegpt, round_to_nearest, share_blocks, skip_loop, slice_gpt, sparsegpt, split_quant, subnetwork, tune_heads,
+    awq, contextual_sparsity, cut_memorized, drop_layers, flap, gptq, heal, hqq, low_rank, magnitude, mixed_levels,
+    modegpt, round_to_nearest, share_blocks, skip_loop, slice_gpt, sparsegpt, split_quant, subnetwork, tune_heads,
     vector_quant, wanda,
 )
 
@@ -43,7 +44,7 @@ OPERATORS = {
     for module in (
         drop_layers, skip_loop, share_blocks, flap, modegpt, magnitude, wanda, sparsegpt, low_rank, slice_gpt, round_to_nearest, gptq, awq, hqq, split_quant,
         vector_quant,
-        tune_heads, cut_memorized, subnetwork, heal, contextual_sparsity,
+        tune_heads, cut_memorized, subnetwork, mixed_levels, heal, contextual_sparsity,
     )
 }
 
@@ -98,7 +99,7 @@ def refuse_order(steps: tuple[Step, ...]) -> None:
 
 def _conflict(earlier: Step, later: Step) -> str | None:
     """Why `later` undoes `earlier`, or None. The rules follow from what each family stores."""
-    first, second = earlier.operator, later.operator
+    first, second = _kind(earlier), _kind(later)
     if first == "skip_loop" and second in ("drop_layers", "skip_loop", "share_blocks") or (first, second) == ("share_blocks", "skip_loop"):
         return "which blocks run, and which of them share their weights, would be said twice; say it in one chain"
     if "drop_layers" in (first, second) or first == "tune_heads":
@@ -146,9 +147,14 @@ def _conflict(earlier: Step, later: Step) -> str | None:
     return None
 
 
+def _kind(step: Step) -> str:
+    """The operator, of mixed levels the one whose levels they are."""
+    return _param(step, "of") if step.operator == "mixed_levels" else step.operator
+
+
 def _unhealable(earlier: Step, later: Step) -> str | None:
     """Why a healing step cannot stand there, or None. Norms and biases may be trained anywhere; adapters come last."""
-    first, second = earlier.operator, later.operator
+    first, second = _kind(earlier), _kind(later)
     if second == "heal":
         if first == "slice_gpt":
             return "slicing folds the norms into matrices of another basis, so what was trained could not be stored there; heal before slicing"

@@ -18,7 +18,7 @@ from tests.operator_bench import FAMILIES, model_of, text_for, weights_of
 CHANGING = {  # where the defaults are made for larger models, or change nothing
     "drop_layers": {"blocks": (1,)}, "round_to_nearest": {"group": 8}, "gptq": {"group": 8}, "cut_memorized": {"ratio": 0.2, "located": "all"}, "awq": {"group": 8}, "hqq": {"group": 8}, "vector_quant": {"entries": 8, "length": 2}, "slice_gpt": {"slice": 0.5},
     "tune_heads": {"choose": "random", "on_what": "text", "steps": 3, "rate": 0.1},
-    "skip_loop": {"chain": (0, 2, 2)},
+    "mixed_levels": {"assign": (2,), "more": "group:8"}, "skip_loop": {"chain": (0, 2, 2)},
     "contextual_sparsity": {"keep": 0.25},
     "heal": {"loss": "next token", "steps": 4, "rate": 0.05, "train": "both"},
     "subnetwork": {"penalty": 0.0, "steps": 4, "growth": 2.0},
