@@ -104,8 +104,8 @@ def provenance(requests: tuple[run.Request, ...], runs: list[Run]) -> dict:
 def command(requests: tuple[run.Request, ...]) -> str:
     """The one line; recipes without a short form are read from the bundle."""
     line = run.command(requests[0], requests[1] if len(requests) > 1 else None)
-    merged = any(v.parents for request in requests for v in request.variants)
-    return line.replace(" --out DIR", " --recipes provenance.json --out DIR") if merged else line
+    unwritten = any(v.written.startswith("v/") for request in requests for v in request.variants)
+    return line.replace(" --out DIR", " --recipes provenance.json --out DIR") if unwritten else line
 
 
 def reproduce(requests: tuple[run.Request, ...], runs: list[Run]) -> str:

@@ -114,7 +114,14 @@ def require_possible(v: Variant) -> None:
     """Refused, in the operator's words, where a step cannot be done to this checkpoint; from config and headers alone."""
     for parent in v.parents:
         require_possible(parent)
-    if v.steps and not v.parents:
+    if v.parents:
+        first, *others = [foreseen(parent) for parent in v.parents]
+        for parent, other in zip(v.parents[1:], others):
+            if other.sizes != first.sizes:
+                name = next((n for n in {**first.sizes, **other.sizes} if first.sizes.get(n) != other.sizes.get(n)))
+                raise Refused(f"{v.parents[0].written} and {parent.written} cannot be merged: {name} is {first.sizes.get(name, 'absent')} in one and {other.sizes.get(name, 'absent')} in the "
+                              "other; expected models of one shape.")
+    if v.steps:
         foreseen(v)
 
 
@@ -134,8 +141,8 @@ def _outline(folder: Path, fingerprint: str, dtype_bits: int) -> Outline:
 
 
 def keep_recipe(v: Variant) -> str:
-    """Store a recipe that has no short form, so that `v/<12 hex>` can be read back; returns the written form."""
-    if v.parents:
+    """Store a recipe that is too long to be written out, so that `v/<12 hex>` can be read back; returns the written form."""
+    if v.written.startswith("v/"):
         folder = home() / "recipes"
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f"{v.digest[:12]}.{os.getpid()}.tmp"
@@ -146,7 +153,7 @@ def keep_recipe(v: Variant) -> str:
 
 @lru_cache(maxsize=4)
 def lab(folder: Path, device: str = "cpu") -> Lab:
-    return Lab(folder, operators.OPERATORS, device)
+    return Lab(folder, operators.ALL, device)
 
 
 def store() -> Store:
@@ -275,7 +282,7 @@ def read(entry: Entry, request: Request, label: str) -> Run:
 
 def shape(v: Variant) -> Shape:
     """Sizes from the config and the file headers, nothing loaded."""
-    found = checkpoints.resolve(v.parents[0].base if v.parents else v.base, home(), v.revision)
+    found = checkpoints.resolve(v.root.base, home(), v.root.revision)
     c = found.config
     get = lambda *names: next((c[n] for n in names if c.get(n)), 0)
     width = get("hidden_size", "n_embd")

@@ -99,7 +99,7 @@ class Lab:
             raise Refused(f"{variant.written} changes weights, and an offloaded model keeps some of them on disk. Choose a device that holds it whole, or bfloat16; "
                           "the unchanged model can be looked at offloaded.")
         plan = self.plan(variant, progress)
-        parent = self.model(variant.parents[0] if _merges(variant) else variant.parent)
+        parent = self.model(variant.parents[0] if variant.merged else variant.parent)
         model = parent.copy(variant.written)
         self.operators[variant.steps[-1].operator].apply(model, plan)
         return model
@@ -113,10 +113,10 @@ class Lab:
         with self.store.lock(key, waiting=lambda: progress.step(0, 0, "another run decides this recipe")):
             entry = self.store.get(key)
             if entry is None:
-                source = variant.parents if _merges(variant) else variant.parent
-                given = tuple(self.model(p) for p in source) if _merges(variant) else self.model(source)
-                subject = variant.parents[0] if _merges(variant) else source
-                operator.check(self.params(step), shape_of(given[0] if _merges(variant) else given))
+                source = variant.parents if variant.merged else variant.parent
+                given = tuple(self.model(p) for p in source) if variant.merged else self.model(source)
+                subject = variant.parents[0] if variant.merged else source
+                operator.check(self.params(step), shape_of(given[0] if variant.merged else given))
                 calibration = self.capture(subject, _seeded(parse_corpus(step.on), step.seed)) if step.on else None
                 torch.manual_seed(step.seed)
                 began = time.perf_counter()
@@ -137,7 +137,7 @@ class Lab:
         model = self.model(variant, progress)
         if not variant.steps:
             return None, "a checkpoint without steps runs as it is"
-        if _merges(variant):
+        if variant.merged:
             return None, "a merge has the shape of its parents"
         operator = self.operators[variant.steps[-1].operator]
         why = operator.storage(self.model(variant.parent), self.plan(variant)).how
@@ -221,10 +221,6 @@ def n_parameters(module) -> int:
 def _seeded(corpus: Corpus, seed: int) -> Corpus:
     """A step's seed draws another calibration text from the same source."""
     return replace(corpus, seed=corpus.seed + seed)
-
-
-def _merges(variant: Variant) -> bool:
-    return bool(variant.parents) and len(variant.steps) == 1
 
 
 def _bytes_held(models) -> int:

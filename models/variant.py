@@ -7,7 +7,8 @@ A Variant is a frozen value without weights. Everyone speaks its written form �
     demo/storyteller-a~drop_layers:blocks=3.4            one step; lists are joined by dots
     demo/storyteller-a~wanda:sparsity=0.5,on=demo/stories:train:64x128,seed=1~drop_layers:blocks=3
     demo/storyteller-a!bfloat16                          run in another dtype than float32
-    v/3f2a9c01d7e4                                       several parents: resolved from the store
+    (demo/storyteller-a+demo/storyteller-b)~average      several parents, merged by the first step; parents may have steps and parents
+    v/3f2a9c01d7e4                                       a merge too long to be written out: resolved from the store
 
 Only parameters that differ from the operator's defaults are kept, in the operator's order, so that one recipe has one
 written form. `operators.parse` checks names and types; here only the grammar is checked.
@@ -27,6 +28,8 @@ Value = bool | int | float | str | tuple[int, ...]
 DTYPES = ("float32", "bfloat16", "float16")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/\-]*\Z")
 _WORD = re.compile(r"[a-z][a-z0-9_]*\Z")
+BETWEEN = "+"  # stands between the parents of a merge
+DEEPEST = 20  # merges inside each other
 LONGEST = 2_000  # characters of a written form; anything longer is not a recipe a person made
 
 
@@ -62,7 +65,8 @@ class Variant:
     @property
     def written(self) -> str:
         if self.parents:
-            return f"v/{self.digest[:12]}"
+            text = "~".join([f"({BETWEEN.join(p.written for p in self.parents)})", *(step.written for step in self.steps)])
+            return text if len(text) <= LONGEST else f"v/{self.digest[:12]}"
         head = self.base + (f"@{self.revision}" if self.revision else "")
         head += f"!{self.dtype}" if self.dtype != "float32" else ""
         return "~".join([head, *(step.written for step in self.steps)])
@@ -71,17 +75,22 @@ class Variant:
     def label(self) -> str:
         """Short form for legends: `storyteller-a · drop_layers(3.4)`."""
         steps = [f"{s.operator}({', '.join(write_value(v) for _, v in s.params)})" for s in self.steps]
-        return " · ".join([self.base.rsplit("/", 1)[-1], *steps])
+        return " · ".join([" + ".join(p.label for p in self.parents) or self.base.rsplit("/", 1)[-1], *steps])
 
     @property
     def root(self) -> Variant:
-        """The unmodified checkpoint (or merge) that the steps start from."""
-        return replace(self, steps=())
+        """The unmodified checkpoint that the steps start from; of a merge the first parent's, whose tokenizer it has."""
+        return self.parents[0].root if self.parents else replace(self, steps=())
 
     @property
     def parent(self) -> Variant | None:
-        """The variant before the last step; None for a checkpoint."""
-        return replace(self, steps=self.steps[:-1]) if self.steps else None
+        """The variant before the last step; None for a checkpoint and for a merge of parents."""
+        return None if self.merged else replace(self, steps=self.steps[:-1]) if self.steps else None
+
+    @property
+    def merged(self) -> bool:
+        """Whether the last step is the one that merges the parents."""
+        return bool(self.parents) and len(self.steps) == 1
 
     def then(self, step: Step) -> Variant:
         return replace(self, steps=(*self.steps, step))
@@ -120,6 +129,8 @@ def parse(text: str) -> Variant:
     """Read a written form; raises Refused in words. Values stay text: `operators.parse` gives them their types."""
     if not isinstance(text, str) or not text.strip() or len(text) > LONGEST:
         raise Refused("A model is written like demo/storyteller-a or demo/storyteller-a~drop_layers:blocks=3; this is empty or too long.")
+    if text.strip().startswith("("):
+        return _merge(text.strip())
     head, *steps = text.strip().split("~")
     head, _, dtype = head.partition("!")
     base, _, revision = head.partition("@")
@@ -128,6 +139,22 @@ def parse(text: str) -> Variant:
     if dtype and dtype not in DTYPES:
         raise Refused(f"“{dtype[:20]}” is not a dtype this app runs; expected one of {', '.join(DTYPES)}.")
     return Variant(base, revision or None, dtype or "float32", tuple(_step(step) for step in steps))
+
+
+def _merge(text: str) -> Variant:
+    """(parent+parent)~step~…; a + may have become a space on its way through a link."""
+    parts, level, start = [], 0, 1
+    for i, sign in enumerate(text):
+        level += (sign == "(") - (sign == ")")
+        if level == 0 or (level == 1 and sign in f"{BETWEEN} "):
+            parts.append(text[start:i])
+            start = i + 1
+        if level == 0:
+            break
+    rest = text[start:]
+    if level or len(parts) < 2 or not rest.startswith("~") or rest == "~" or text.count("(") > DEEPEST:
+        raise Refused(f"“{text[:80]}” is not a merge; expected (model+model)~operator with at least two models and one step.")
+    return Variant("merge", steps=tuple(_step(step) for step in rest[1:].split("~")), parents=tuple(parse(part) for part in parts))
 
 
 def _step(text: str) -> Step:

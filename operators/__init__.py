@@ -18,6 +18,8 @@ and, where it can,
     foresee(params, outline) -> Outline    what it will leave and store, from shapes alone: the size before it is made (models.outline)
     physical(model, plan) -> Module        the really smaller module with the same logits; `model` is the parent of the step
     SWEEP                                  written parameters worth comparing on the frontier, such as ("bits=4", "bits=3")
+
+Operators over several parents are in operators/merging, with the same contract.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from operators import (
     modegpt, round_to_nearest, share_blocks, skip_loop, slice_gpt, sparsegpt, split_quant, subnetwork, tune_heads,
     vector_quant, wanda,
 )
+from operators.merging import average, breadcrumbs, fisher, pcb, pleas, reversible, task_arithmetic, ties
 
 CALIBRATION = "demo/mixed:train:64x128"  # where a recipe names no text
 
@@ -48,13 +51,16 @@ OPERATORS = {
     )
 }
 
+MERGES = {module.__name__.rpartition(".")[2]: module for module in (average, task_arithmetic, ties, breadcrumbs, pcb, fisher, pleas, reversible)}
+ALL = OPERATORS | MERGES  # what a step may name; the first step over parents is one of MERGES, every other one of OPERATORS
+
 NARROWS, PRUNES = ("flap", "modegpt"), ("magnitude", "wanda", "sparsegpt")
 QUANTISES = ("round_to_nearest", "gptq", "awq", "hqq", "split_quant", "vector_quant")
 
 
 def default_text(name: str) -> str:
     """The calibration text of a step that names none: the operator's own, or the common one."""
-    return getattr(OPERATORS[name], "CALIBRATION", CALIBRATION)
+    return getattr(ALL[name], "CALIBRATION", CALIBRATION)
 
 
 def parse(text: str) -> Variant:
@@ -64,14 +70,29 @@ def parse(text: str) -> Variant:
 
 def canonical(variant: Variant) -> Variant:
     steps = tuple(_checked(step) for step in variant.steps)
+    _refuse_parents(variant)
     refuse_order(steps)
     return replace(variant, steps=steps, parents=tuple(canonical(p) for p in variant.parents))
+
+
+def _refuse_parents(variant: Variant) -> None:
+    """Refuses a merge without parents or with too many, and parents that nothing merges."""
+    first, *later = [step.operator for step in variant.steps] or [""]
+    if variant.parents and first not in MERGES:
+        raise Refused(f"The first step over several models must merge them; {first or 'there is none'} does not. Merging operators: {', '.join(MERGES)}.")
+    alone = [name for name in (*later, *(() if variant.parents else (first,))) if name in MERGES]
+    if alone:
+        raise Refused(f"{alone[0]} merges several models; write it as the first step over them, (model+model)~{alone[0]}.")
+    if variant.parents:
+        low, high = MERGES[first].PARENTS
+        if not low <= len(variant.parents) <= high:
+            raise Refused(f"{first} merges {low if low == high else f'{low} to {high}'} models; found {len(variant.parents)}.")
 
 
 def foreseen(variant: Variant, outline: Outline) -> Outline:
     """What the recipe will leave of a checkpoint; Refused where a step cannot be done. Nothing is loaded for it."""
     for step in variant.steps:
-        operator = OPERATORS[step.operator]
+        operator = ALL[step.operator]
         params = read_params(operator.Params, dict(step.params))
         operator.check(params, outline.shape)
         if step.on:
@@ -169,13 +190,13 @@ def _unhealable(earlier: Step, later: Step) -> str | None:
 
 def _param(step: Step, name: str):
     """A parameter of a step, its default included; None where the operator has no such parameter."""
-    return getattr(read_params(OPERATORS[step.operator].Params, dict(step.params)), name, None)
+    return getattr(read_params(ALL[step.operator].Params, dict(step.params)), name, None)
 
 
 def _checked(step: Step) -> Step:
-    operator = OPERATORS.get(step.operator)
+    operator = ALL.get(step.operator)
     if operator is None:
-        raise Refused(f"There is no operator “{step.operator}”; known: {', '.join(OPERATORS)}.")
+        raise Refused(f"There is no operator “{step.operator}”; known: {', '.join(ALL)}.")
     params = read_params(operator.Params, dict(step.params))
     default = key_params(operator.Params())
     given = tuple((name, value) for name, value in key_params(params).items() if value != default[name])

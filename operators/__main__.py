@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 def listing() -> int:
     import operators
 
-    for name, operator in operators.OPERATORS.items():
+    for name, operator in operators.ALL.items():
         print(f"{name:24}{operator.TITLE}")
     return 0
 

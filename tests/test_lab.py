@@ -142,12 +142,16 @@ def test_a_steps_seed_draws_another_calibration_text(bench):
     assert all(torch.equal(same[name], value) for name, value in kept(0).items())
 
 
-def test_a_merge_round_trips_through_its_written_form(bench):
-    from models.variant import Step, Variant
-
-    merged = Variant("merge", steps=(Step("drop_layers", (("blocks", (1,)),)),), parents=(parse(bench["a"]), parse(bench["b"])))
-    written = run.keep_recipe(merged)
-    assert written.startswith("v/") and run.variant(written) == merged
+def test_a_merge_is_a_variant_like_any_other(bench):
+    """Written out it reads back equal; its text is cut by the first parent's tokenizer; an analysis runs on it, also with a step on top."""
+    merged = operators.parse(f"({bench['a']}+{bench['b']})~average")
+    assert run.keep_recipe(merged) == merged.written and run.variant(merged.written) == merged
+    a, b, m = (bench["lab"].model(v) for v in (*merged.parents, merged))
+    for (name, x), (_, y), (_, z) in zip(*(model.module.named_parameters() for model in (a, b, m))):
+        assert torch.equal(((x.double() + y.double()) / 2).float(), z), name
+    assert compute(bench, "large_table", merged.written).result.total == 8 * 31
+    assert compute(bench, "two_models", bench["a"], merged.written + "~drop_layers:blocks=1").result.kl > 1e-3
+    assert run.shape(merged).n_layers == 3
     with pytest.raises(Refused, match="not known here"):
         run.variant("v/000000000000")
 
@@ -246,3 +250,12 @@ def test_one_calibration_pass_serves_every_operator(home, tmp_path, monkeypatch)
         for site, values in own.square_sum.items():
             assert torch.equal(again.square_sum[site], values) and torch.equal(again.abs_mean[site], own.abs_mean[site])
             assert torch.equal(again.gram[site], whole.gram[site])
+
+
+def test_merges_that_make_no_sense_are_refused_before_anything_is_loaded(bench):
+    for text, why in ((f"{bench['a']}~average", "merges several models"), (f"({bench['a']}+{bench['b']})~wanda", "must merge them"),
+                      (f"({bench['a']}+{bench['b']})~average~ties", "merges several models"), (f"({bench['a']}+{bench['b']}+{bench['a']})~pleas", "found 3")):
+        with pytest.raises(Refused, match=why):
+            run.variant(text)
+    with pytest.raises(Refused, match="models of one shape"):
+        run.key(run.request("large_table", (f"({bench['a']}+demo/storyteller-a)~average",), bench["corpus"], {}))

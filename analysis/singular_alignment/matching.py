@@ -12,10 +12,9 @@ from metrics.permutation.matching import weight_matching
 from metrics.permutation.mixture import Mixture
 from metrics.permutation.sinkhorn import sinkhorn_matching
 from metrics.permutation.spec import Maps, Spec, apply, identity, random_maps
-from metrics.permutation.transformer import RESID, Symmetry, checked, folded, symmetry_of
+from metrics.permutation.transformer import RESID, Symmetry, checked, folded, require_one_shape, symmetry_of
 from models.loaded import Model
 from models.progress import Stage
-from models.refusal import NotApplicable
 
 NONE, WEIGHTS, ACTIVATIONS, LEARNED, RANDOM = "as they are", "weights", "activations", "learned", "random order"
 LEARN_BATCH = 4  # sequences of a learning step
@@ -54,17 +53,6 @@ class Pair:
         """‖a − π(b)‖² over all parameters."""
         b = self.b if maps is None else apply(self.spec, self.b, maps)
         return float(sum((self.a[name].double() - b[name].double()).square().sum() for name in self.a))
-
-
-def require_one_shape(a: Model, b: Model) -> None:
-    """NotApplicable where units of one have no counterpart in the other."""
-    if a.layout.family != b.layout.family:
-        raise NotApplicable(f"A is a {a.layout.family} model and B a {b.layout.family} one: their units do the same job in different equations and cannot be matched.")
-    shapes = [{name: tuple(p.shape) for name, p in m.module.named_parameters()} for m in (a, b)]
-    for name in {**shapes[0], **shapes[1]}:
-        left, right = (s.get(name, "absent") for s in shapes)
-        if left != right:
-            raise NotApplicable(f"{name} is {left} in A and {right} in B; only models of one shape can be matched unit by unit.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,14 +7,14 @@ from itertools import combinations
 
 import numpy as np
 
-from analysis.singular_alignment.matching import Pair, require_one_shape
+from analysis.singular_alignment.matching import Pair
 from metrics.bootstrap import ratio_interval
 from metrics.losses import NLL, TOKENS
 from metrics.permutation.many import cycle_error, merge_many, simplex
 from metrics.permutation.matching import weight_matching
 from metrics.permutation.mixture import Mixture, barrier_along, grid, path_losses
 from metrics.permutation.spec import Maps, apply, identity
-from metrics.permutation.transformer import folded
+from metrics.permutation.transformer import folded, require_one_shape
 from models.progress import Stage
 
 ORDERS = ("as they are", "to the first", "MergeMany")

@@ -17,7 +17,7 @@ from metrics.permutation.matching import best
 from metrics.permutation.spec import Maps, identity
 from metrics.permutation.transformer import RESID, Symmetry
 from metrics.removal import attention_mask, batch_size
-from models.layout import Site
+from models.layout import SITES, Site
 from models.loaded import Model
 from models.progress import Quiet
 from models.shape import Matrix, row_parts, shape_of
@@ -51,7 +51,7 @@ class CrossMoments:
 
 def unit_activations(model: Model, ids: torch.Tensor, keep: torch.Tensor, which: tuple[str, ...] = ("resid", "mlp", "q", "k", "z")) -> Iterator[dict]:
     """Batch by batch {(kind, index): [token, units] float32} of the kept tokens: resid i before block i (after the last block at
-    n_layers), mlp, q, k and z of block i."""
+    n_layers), mlp (after the activation), q, k, v of block i, or any site of models.layout."""
     places = _places(model, which)
     size = batch_size(ids.shape[1], model.config.vocab_size)
     base = model.module.get_submodule(model.layout.base)
@@ -70,9 +70,8 @@ def _places(model: Model, which: tuple[str, ...]) -> list:
     """(module, side, [(key, rows or None)]) of everything to listen to."""
     shape, layout, out = shape_of(model), model.layout, []
     for layer in range(model.n_layers):
-        for kind, site in (("resid", "resid_pre"), ("mlp", "mlp_post"), ("z", "z")):
-            if kind in which:
-                out.append((*model.site(layer, site), [((kind, layer), None)]))
+        sites = {"resid": "resid_pre", "mlp": "mlp_post"} | {s: s for s in SITES if s != "mlp_up" or layout.mlp_gated}
+        out += [(*model.site(layer, sites[kind]), [((kind, layer), None)]) for kind in which if kind in sites]
         for name in layout.attn_inputs:
             rows = row_parts(shape, Matrix(layer, name, "attn", *model.matrix(layer, name).shape, Site(layer, "attn_in")))
             letters = {part or name.rpartition(".")[2][0]: r if part else None for part, r in rows.items()}

@@ -192,3 +192,14 @@ def folded(model: Model) -> Model:
     unembed.weight = torch.nn.Parameter(head.to(unembed.weight), requires_grad=False)
     out.set_parameters(new)
     return out
+
+
+def require_one_shape(a: Model, b: Model) -> None:
+    """NotApplicable where units of one have no counterpart in the other."""
+    if a.layout.family != b.layout.family:
+        raise NotApplicable(f"{a.written} is a {a.layout.family} model and {b.written} a {b.layout.family} one: their units do the same job in different equations and cannot be matched.")
+    shapes = [{name: tuple(p.shape) for name, p in m.module.named_parameters()} for m in (a, b)]
+    for name in {**shapes[0], **shapes[1]}:
+        left, right = (s.get(name, "absent") for s in shapes)
+        if left != right:
+            raise NotApplicable(f"{name} is {left} in {a.written} and {right} in {b.written}; only models of one shape can be matched unit by unit.")

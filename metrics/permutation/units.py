@@ -35,9 +35,9 @@ class Fit:
 
 def unit_fit(spec: Spec, a: Pieces, b: Pieces, maps: Maps, space: str, generator: torch.Generator) -> Fit:
     """The fit of a plain space at these maps."""
-    cosine = _cosine(spec, a, b, gains(spec, a, b, maps, space)[space], space)
+    cosine = cosines(spec, a, b, gains(spec, a, b, maps, space)[space], space)
     shuffled = random_maps(spec, generator) | {space: maps[space]}
-    other = _cosine(spec, a, b, gains(spec, a, b, shuffled, space)[space], space)
+    other = cosines(spec, a, b, gains(spec, a, b, shuffled, space)[space], space)
     order = assign(torch.from_numpy(other))
     return Fit(cosine.astype(np.float32), maps[space].cpu().numpy(), other[np.arange(len(order)), order])
 
@@ -55,7 +55,8 @@ def head_fit(spec: Spec, a: Pieces, b: Pieces, maps: Maps, attention: Attention)
     return (value / np.maximum(np.outer(*sizes), 1e-300)).astype(np.float32), maps[attention.k].view(attention.n_kv, -1)[:, 0].numpy() // attention.d_head
 
 
-def _cosine(spec: Spec, a: Pieces, b: Pieces, gain: torch.Tensor, space: str) -> np.ndarray:
+def cosines(spec: Spec, a: Pieces, b: Pieces, gain: torch.Tensor, space: str) -> np.ndarray:
+    """[n, n] float64: a space's gains over the sizes of its units."""
     sizes = [_squares(spec, pieces, space).sqrt().numpy() for pieces in (a, b)]
     return gain.cpu().numpy() / np.maximum(np.outer(*sizes), 1e-300)
 
