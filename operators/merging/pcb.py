@@ -66,7 +66,7 @@ def clamped(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
 def scaled(x: torch.Tensor) -> torch.Tensor:
     """x [n] to 0–1; all 0 where it is constant."""
     low, high = x.aminmax()
-    return (x - low) / (high - low).clamp(min=1e-300)
+    return (x - low) / (high - low).clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def decide(models: tuple[Model, ...], params: Params, calibration, progress) -> Plan:
