@@ -36,7 +36,7 @@ from models.variant import Step, Variant, parse as parse_grammar
 from operators import (
     awq, contextual_sparsity, cut_memorized, drop_layers, flap, gptq, heal, hqq, low_rank, magnitude, mixed_levels,
     modegpt, round_to_nearest, share_blocks, skip_loop, slice_gpt, sparsegpt, split_quant, subnetwork, tune_heads,
-    vector_quant, wanda,
+    tensor_network, vector_quant, wanda,
 )
 from operators.merging import average, breadcrumbs, fisher, pcb, pleas, reversible, task_arithmetic, ties
 
@@ -46,15 +46,19 @@ OPERATORS = {
     module.__name__.rpartition(".")[2]: module
     for module in (
         drop_layers, skip_loop, share_blocks, flap, modegpt, magnitude, wanda, sparsegpt, low_rank, slice_gpt, round_to_nearest, gptq, awq, hqq, split_quant,
-        vector_quant,
+        vector_quant, tensor_network,
         tune_heads, cut_memorized, subnetwork, mixed_levels, heal, contextual_sparsity,
     )
 }
 
+<<<<<<< HEAD
 MERGES = {module.__name__.rpartition(".")[2]: module for module in (average, task_arithmetic, ties, breadcrumbs, pcb, fisher, pleas, reversible)}
 ALL = OPERATORS | MERGES  # what a step may name; the first step over parents is one of MERGES, every other one of OPERATORS
 
 NARROWS, PRUNES = ("flap", "modegpt"), ("magnitude", "wanda", "sparsegpt")
+=======
+NARROWS, FACTORS, PRUNES = ("flap", "modegpt"), ("low_rank", "tensor_network"), ("magnitude", "wanda", "sparsegpt")
+>>>>>>> 5e069bd (Tensor networks: a matrix as a chain of small tensors, cut to a bond dimension)
 QUANTISES = ("round_to_nearest", "gptq", "awq", "hqq", "split_quant", "vector_quant")
 
 
@@ -131,23 +135,23 @@ def _conflict(earlier: Step, later: Step) -> str | None:
         return None
     if "heal" in (first, second):
         return _unhealable(earlier, later)
-    if second == "tune_heads" and first in (*PRUNES, *QUANTISES, *NARROWS, "low_rank"):
+    if second == "tune_heads" and first in (*PRUNES, *QUANTISES, *NARROWS, *FACTORS):
         return "the tuned weights would leave their zeros, their grid or their factors; tune first, then compress"
     if first == "slice_gpt" and second != "share_blocks":
         return "the matrices are shown in their old basis, while a sliced model stores them in the new one; slice alone, or drop and share around it"
     if second == "slice_gpt":
         return "cutting the stream mixes all channels, so zeros, integer grids and thin factors are lost; slice first, without other steps on the weights"
     if first in ("share_blocks", "skip_loop"):
-        weights_only = second in ("magnitude", "round_to_nearest", "split_quant", "share_blocks") or (second == "low_rank" and _param(later, "metric") == "svd")
+        weights_only = second in ("magnitude", "round_to_nearest", "split_quant", "tensor_network", "share_blocks") or (second == "low_rank" and _param(later, "metric") == "svd")
         return None if weights_only else "every copy of a shared block would be given its own values by its own inputs and stop being shared; calibrate first, share last"
     if second == "share_blocks":
         mean = _param(later, "representative") == "mean"
         return "the mean of compressed blocks has neither their zeros nor their grid; share the first or the centre" if mean else None
     if {_param(earlier, "which"), _param(later, "which")} == {"attn", "mlp"}:
         return None
-    if first == "low_rank":
-        return "it would work on the product of the two factors, which is not what is stored"
-    if second == "low_rank":
+    if first in FACTORS:
+        return "it would work on the product of the factors, which is not what is stored"
+    if second in FACTORS:
         return "thin factors mix all weights, so no zero and no integer grid survives"
     if first in QUANTISES and second in QUANTISES:
         return "weights on one grid would be rounded a second time; keep one of them, or give them different matrices"

@@ -13,10 +13,11 @@ SENSIBLE = (
 )
 SENSELESS = {
     "round_to_nearest~sparsegpt": "prune first", "gptq~round_to_nearest": "a second time", "wanda~low_rank": "thin factors",
-    "low_rank~round_to_nearest": "product of the two factors", "wanda~magnitude": "second mask", "gptq~slice_gpt": "slice first",
+    "low_rank~round_to_nearest": "product of the factors", "wanda~magnitude": "second mask", "gptq~slice_gpt": "slice first",
     "slice_gpt~wanda": "old basis", "share_blocks~gptq": "share last", "gptq~share_blocks:representative=mean": "first or the centre",
     "gptq~tune_heads": "tune first", "wanda~tune_heads": "tune first", "slice_gpt~tune_heads": "old basis", "share_blocks~tune_heads": "share last",
     "gptq~modegpt": "narrow first", "flap~modegpt": "narrow first", "modegpt~flap": "chosen twice", "modegpt~hqq": "come back",
+    "wanda~tensor_network": "thin factors", "tensor_network~gptq": "product of the factors",
     "wanda~vector_quant": "come back", "vector_quant~magnitude": "no entry of the codebook", "vector_quant~gptq": "a second time",
     "gptq:which=attn~drop_layers:blocks=1~split_quant": "a second time",
 }
