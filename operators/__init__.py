@@ -51,14 +51,10 @@ OPERATORS = {
     )
 }
 
-<<<<<<< HEAD
 MERGES = {module.__name__.rpartition(".")[2]: module for module in (average, task_arithmetic, ties, breadcrumbs, pcb, fisher, pleas, reversible)}
 ALL = OPERATORS | MERGES  # what a step may name; the first step over parents is one of MERGES, every other one of OPERATORS
 
-NARROWS, PRUNES = ("flap", "modegpt"), ("magnitude", "wanda", "sparsegpt")
-=======
 NARROWS, FACTORS, PRUNES = ("flap", "modegpt"), ("low_rank", "tensor_network"), ("magnitude", "wanda", "sparsegpt")
->>>>>>> 5e069bd (Tensor networks: a matrix as a chain of small tensors, cut to a bond dimension)
 QUANTISES = ("round_to_nearest", "gptq", "awq", "hqq", "split_quant", "vector_quant")
 
 
