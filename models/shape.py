@@ -80,3 +80,8 @@ def row_parts(shape: Shape, matrix: Matrix) -> dict[str, torch.Tensor]:
     if matrix.name == "attention.query_key_value":
         return dict(zip("qkv", rows.view(shape.heads.n_heads, 3, -1).transpose(0, 1).reshape(3, -1)))
     return {"": rows}
+
+
+def parts_by_key(shape: Shape, matrix: Matrix) -> dict[str, torch.Tensor]:
+    """The same, keyed as in a Plan: {"3.attn.c_attn:q": rows, …}, or {the matrix's key: all rows}."""
+    return {f"{matrix.key}:{part}" if part else matrix.key: rows for part, rows in row_parts(shape, matrix).items()}

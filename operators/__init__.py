@@ -34,7 +34,7 @@ from models.params import key_params, read_params
 from models.refusal import Refused
 from models.variant import Step, Variant, parse as parse_grammar
 from operators import (
-    awq, contextual_sparsity, cut_memorized, drop_layers, flap, gptq, heal, hqq, low_rank, magnitude, mixed_levels,
+    awq, contextual_sparsity, cut_memorized, dense_sparse, drop_layers, flap, gptq, heal, hqq, low_rank, magnitude, mixed_levels,
     modegpt, round_to_nearest, share_blocks, skip_loop, slice_gpt, sparsegpt, split_quant, subnetwork, tune_heads,
     tensor_network, vector_quant, wanda,
 )
@@ -46,7 +46,7 @@ OPERATORS = {
     module.__name__.rpartition(".")[2]: module
     for module in (
         drop_layers, skip_loop, share_blocks, flap, modegpt, magnitude, wanda, sparsegpt, low_rank, slice_gpt, round_to_nearest, gptq, awq, hqq, split_quant,
-        vector_quant, tensor_network,
+        vector_quant, tensor_network, dense_sparse,
         tune_heads, cut_memorized, subnetwork, mixed_levels, heal, contextual_sparsity,
     )
 }
@@ -54,7 +54,7 @@ OPERATORS = {
 MERGES = {module.__name__.rpartition(".")[2]: module for module in (average, task_arithmetic, ties, breadcrumbs, pcb, fisher, pleas, reversible)}
 ALL = OPERATORS | MERGES  # what a step may name; the first step over parents is one of MERGES, every other one of OPERATORS
 
-NARROWS, FACTORS, PRUNES = ("flap", "modegpt"), ("low_rank", "tensor_network"), ("magnitude", "wanda", "sparsegpt")
+NARROWS, FACTORS, PRUNES = ("flap", "modegpt"), ("low_rank", "tensor_network", "dense_sparse"), ("magnitude", "wanda", "sparsegpt")
 QUANTISES = ("round_to_nearest", "gptq", "awq", "hqq", "split_quant", "vector_quant")
 
 
@@ -138,7 +138,7 @@ def _conflict(earlier: Step, later: Step) -> str | None:
     if second == "slice_gpt":
         return "cutting the stream mixes all channels, so zeros, integer grids and thin factors are lost; slice first, without other steps on the weights"
     if first in ("share_blocks", "skip_loop"):
-        weights_only = second in ("magnitude", "round_to_nearest", "split_quant", "tensor_network", "share_blocks") or (second == "low_rank" and _param(later, "metric") == "svd")
+        weights_only = second in ("magnitude", "round_to_nearest", "split_quant", "tensor_network", "share_blocks") or _param(later, "metric") in ("svd", "none")
         return None if weights_only else "every copy of a shared block would be given its own values by its own inputs and stop being shared; calibrate first, share last"
     if second == "share_blocks":
         mean = _param(later, "representative") == "mean"

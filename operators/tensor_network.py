@@ -2,7 +2,8 @@
 
 Outputs and inputs are split into factors (160 = 10·16), W is read as a tensor with one output and one input factor at each site, and
 singular value decompositions from the left separate the sites; of each only `bond` values stay, and the squared error is the sum of the
-squares cut off. With two cores that is the best sum of `bond` Kronecker products; a bond of 1 stores one Kronecker product exactly. Where the cores would be larger than the matrix, it stays dense. Fused Q, K, V are split first.
+squares cut off. With two cores that is the best sum of `bond` Kronecker products; a bond of 1 stores one Kronecker product exactly.
+Where the cores would be larger than the matrix, it stays dense. Fused Q, K, V are split first.
 
 Use it to ask how much of a matrix is structure between coarse and fine indices, and before healing: the method is meant to be trained
 afterwards. It looks at weights alone, so low_rank with a text is the first thing to compare. Not for speed: run core by core it takes
@@ -23,7 +24,7 @@ from metrics.stored_bits import dtype_bits, known_bits, note_bits, split_key, to
 from models.loaded import Model
 from models.outline import Outline
 from models.params import param
-from models.shape import Matrix, Shape, part_rows, row_parts, shape_of
+from models.shape import Matrix, Shape, part_rows, parts_by_key, shape_of
 from operators.contract import Storage
 
 TITLE = "Tensor network"
@@ -78,8 +79,8 @@ def decide(model: Model, params: Params, calibration, progress) -> Plan:
     chosen = shape.chosen(params.which)
     for i, m in enumerate(chosen):
         weight, stored = model.matrix(m.layer, m.name), 0
-        for part, rows in row_parts(shape, m).items():
-            n, key = numbers(params, len(rows), m.n_in), f"{m.key}:{part}" if part else m.key
+        for key, rows in parts_by_key(shape, m).items():
+            n = numbers(params, len(rows), m.n_in)
             stored += n or len(rows) * m.n_in
             if n is not None:
                 cores, spectra = chain(weight[rows], site_sizes(len(rows), m.n_in, params.cores), params.bond)
@@ -100,7 +101,7 @@ def rebuilt(plan: Plan, key: str) -> torch.Tensor:
 def apply(model: Model, plan: Plan) -> None:
     shape = shape_of(model)
     for m in shape.matrices:
-        keys = {key: rows for part, rows in row_parts(shape, m).items() if (key := f"{m.key}:{part}" if part else m.key) in plan.error}
+        keys = {key: rows for key, rows in parts_by_key(shape, m).items() if key in plan.error}
         if keys:
             new = model.matrix(m.layer, m.name).clone()
             for key, rows in keys.items():
