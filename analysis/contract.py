@@ -12,6 +12,7 @@ An analysis is one module with:
     Result               frozen dataclass: numpy arrays, scalars, str, pyarrow Tables; no torch
     also(variant, params)      (optional) further variants that the computation of one subject (of several, the last) reads, for instance
                          checkpoints along its training; their captures follow the subject's, and they are part of the key
+    reads(variants, params)    (optional) content hashes of files that the parameters name, for instance an SAE; part of the key
     compute(captures, params, progress) -> Result
     answer(runs) -> str                    the sentence on top, numbers and null included; Markdown bold allowed
     headlines(runs) -> tuple[Headline]     at most four numbers; the rows of a compression report

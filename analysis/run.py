@@ -172,8 +172,14 @@ def key(request: Request) -> str:
     module = analysis.load(request.analysis)
     return fingerprint(
         "analysis", SCHEMA, ENGINE, kernels.VERSION, request.analysis, code_identity(module), [bench.identity(v) for v in read],
-        request.corpus and bench.corpus_identity(request.corpus), key_params(request.params),
+        request.corpus and bench.corpus_identity(request.corpus), key_params(request.params), *files_read(request),
     )
+
+
+def files_read(request: Request) -> list:
+    """Content of further files that the parameters name; nothing for an analysis that reads none."""
+    module = analysis.load(request.analysis)
+    return [module.reads(request.variants, request.params)] if hasattr(module, "reads") else []
 
 
 def also(request: Request) -> tuple[Variant, ...]:

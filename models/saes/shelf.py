@@ -59,6 +59,17 @@ def saes_for(variant, home: Path) -> list[KnownSae]:
     return sorted(found, key=lambda sae: sae.model == "")
 
 
+def choose(name: str, variant, home: Path) -> str:
+    """The SAE named, or where none is, the first at hand for the model; Refused where there is none."""
+    if name:
+        return name
+    found = saes_for(variant, home)
+    if not found:
+        base = variant if isinstance(variant, str) else variant.base
+        raise Refused(f"There is no SAE for {base} here. Train one on the SAE training page, or bring a folder: python -m models.saes add FOLDER.")
+    return found[0].name
+
+
 def known(home: Path) -> list[KnownSae]:
     """Every SAE at hand, in order of names."""
     places = [(f"demo/saes/{p.name}", p) for p in sorted(DEMO.glob("*/")) if (p / reading.CONFIG).is_file()]
