@@ -35,7 +35,7 @@ def matched(a: Model, b: Model, seed: int) -> tuple[Model, tuple[str, ...]]:
         if 2 <= bits < 9 and a.bits.get(parameter_name(a, layer, name)) is None:
             w = grouped(value, GROUP if weight.shape[1] % GROUP == 0 else 0)
             value, kinds = grid_of(w, int(bits), False).snap(w).reshape(weight.shape), ["rounded"]
-        zeros, least = int((other == 0).sum()), 0.1 if kinds else 0.01  # rounding makes some by itself, on each grid others
+        zeros, least = int((other == 0).sum()), 0.25 if kinds else 0.01  # rounding makes some by itself, more on some grids
         if zeros < weight.numel() and zeros - int((value == 0).sum()) > least * weight.numel():
             value, kinds = _pruned(value, zeros, generator), ["pruned", *kinds]
         if not kinds:
