@@ -34,7 +34,7 @@ from models.params import key_params, read_params
 from models.refusal import Refused
 from models.variant import Step, Variant, parse as parse_grammar
 from operators import (
-    awq, contextual_sparsity, cut_memorized, dense_sparse, drop_layers, flap, gptq, heal, hqq, low_rank, magnitude, mixed_levels,
+    awq, contextual_sparsity, cut_memorized, dense_sparse, drop_layers, error_correction, flap, gptq, heal, hqq, low_rank, magnitude, mixed_levels,
     modegpt, round_to_nearest, share_blocks, skip_loop, slice_gpt, sparsegpt, split_quant, subnetwork, tune_heads,
     tensor_network, vector_quant, wanda,
 )
@@ -46,7 +46,7 @@ OPERATORS = {
     module.__name__.rpartition(".")[2]: module
     for module in (
         drop_layers, skip_loop, share_blocks, flap, modegpt, magnitude, wanda, sparsegpt, low_rank, slice_gpt, round_to_nearest, gptq, awq, hqq, split_quant,
-        vector_quant, tensor_network, dense_sparse,
+        vector_quant, tensor_network, dense_sparse, error_correction,
         tune_heads, cut_memorized, subnetwork, mixed_levels, heal, contextual_sparsity,
     )
 }
@@ -123,7 +123,7 @@ def _conflict(earlier: Step, later: Step) -> str | None:
     first, second = _kind(earlier), _kind(later)
     if first == "skip_loop" and second in ("drop_layers", "skip_loop", "share_blocks") or (first, second) == ("share_blocks", "skip_loop"):
         return "which blocks run, and which of them share their weights, would be said twice; say it in one chain"
-    if "drop_layers" in (first, second) or first == "tune_heads":
+    if "drop_layers" in (first, second) or first == "tune_heads" and second != "error_correction":
         return None
     if first == "contextual_sparsity" and second != "heal":
         return "it changes only how the model runs, and what comes after would be decided on that; put it last, or before healing alone"
@@ -131,6 +131,12 @@ def _conflict(earlier: Step, later: Step) -> str | None:
         return None
     if "heal" in (first, second):
         return _unhealable(earlier, later)
+    if first == "error_correction":
+        return "its factors stand beside a matrix and would not survive what is done to the matrix; correct last"
+    if second == "error_correction":
+        if first in ("tune_heads", "cut_memorized", "subnetwork"):
+            return "what was trained or cut on purpose would be taken for an error and undone; quantise and correct first"
+        return "the blocks or matrices stand in another place or another basis than the original's, so their difference is no error" if first in ("modegpt", "skip_loop", "slice_gpt") else None
     if second == "tune_heads" and first in (*PRUNES, *QUANTISES, *NARROWS, *FACTORS):
         return "the tuned weights would leave their zeros, their grid or their factors; tune first, then compress"
     if first == "slice_gpt" and second != "share_blocks":

@@ -21,7 +21,9 @@ import torch
 from metrics.calibration import Channels, matrix_inputs
 from metrics.grid import Grid, dequantised, grid_bits, grid_of, grouped
 from metrics.stored_bits import note_bits, quantised_bits, split_key, total_bits
+from models.layout import Layout
 from models.loaded import Model
+from models.outline import Outline
 from models.params import param
 from models.shape import Matrix, Shape, row_parts, shape_of
 from operators.contract import Storage, quantised_storage, require_group_size
@@ -59,6 +61,14 @@ def calibrated(params: Params) -> bool:
 
 def check(params: Params, shape: Shape) -> None:
     require_group_size(shape.chosen(params.which), params.group)
+
+
+def foresee(params: Params, outline: Outline) -> Outline:
+    bits = {}
+    for m in outline.shape.chosen(params.which):
+        stored = outline.quantised(m, grid_bits(m.n_out, m.n_in, params.bits, params.group, False, params.scale_bits), params.bits)
+        bits[m] = stored + (0 if not stored or folds(outline.shape, outline.layout, m) else 16 * m.n_in)
+    return outline.storing(bits)
 
 
 def channel_scale(abs_mean: torch.Tensor, alpha: float) -> torch.Tensor:
@@ -104,13 +114,13 @@ def cut_grid(w: torch.Tensor, gram: torch.Tensor, params: Params) -> Grid:
     return found
 
 
-def folds(shape: Shape, model: Model, m: Matrix) -> bool:
+def folds(shape: Shape, layout: Layout, m: Matrix) -> bool:
     """Whether 1/s can be absorbed by what stands before this matrix, so that s costs nothing to keep."""
     if m.site.name in ("attn_in", "mlp_in"):
         return True
     if m.site.name == "z":
         return shape.heads.n_heads == shape.heads.n_kv
-    return model.layout.mlp_gated is not None  # the up projection takes it
+    return layout.mlp_gated is not None  # the up projection takes it
 
 
 def decide(model: Model, params: Params, calibration, progress) -> Plan:
@@ -144,7 +154,7 @@ def _keep(plan: Plan, model: Model, shape: Shape, m: Matrix, w: torch.Tensor, s:
     plan.zero[m.key] = grid.zero[..., 0].to(torch.uint8)
     plan.channels[m.key] = s.float()
     dense = grid_bits(m.n_out, m.n_in, params.bits, params.group, False, params.scale_bits)
-    own = 0 if folds(shape, model, m) else 16 * m.n_in
+    own = 0 if folds(shape, model.layout, m) else 16 * m.n_in
     stored = quantised_bits(model, m, dense, params.bits)
     plan.bits[m.key] = torch.tensor(float(stored + own if stored else 0.0))
 

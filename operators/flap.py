@@ -13,7 +13,7 @@ Source: An, Zhao, Yu, Tang & Wang, “Fluctuation-based Adaptive Structured Prun
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,6 +22,7 @@ from metrics.calibration import BATCH, require_text
 from metrics.stored_bits import dtype_bits, note_bits, split_key, total_bits, value_bits
 from models.layout import Site
 from models.loaded import Model
+from models.outline import Outline
 from models.params import param
 from models.refusal import Refused
 from models.shape import Matrix, Shape, row_parts, shape_of
@@ -66,6 +67,12 @@ def check(params: Params, shape: Shape) -> None:
     kinds = {m.kind for m in shape.chosen("all")}
     if params.share > 0 and len(shape.layers) == 0 or not kinds:
         raise Refused("There is no sublayer left from which heads or channels could be removed.")
+
+
+def foresee(params: Params, outline: Outline) -> Outline:
+    """Which units go is decided by the text; as large a share, here of every matrix."""
+    chosen = outline.shape.chosen("all")
+    return replace(outline.storing({m: (1 - params.share) * m.n_out * m.n_in * outline.value_bits(m) for m in chosen}), sure=outline.sure and params.share == 0)
 
 
 def outputs(model: Model, shape: Shape) -> list[Matrix]:

@@ -20,6 +20,7 @@ import torch
 from metrics.grid import grouped, stored
 from metrics.stored_bits import known_bits, note_bits, split_key, total_bits
 from models.loaded import Model
+from models.outline import Outline
 from models.params import param
 from models.shape import Shape, shape_of
 from operators.contract import Storage, quantised_storage, require_group_size
@@ -57,6 +58,11 @@ def calibrated(params: Params) -> bool:
 
 def check(params: Params, shape: Shape) -> None:
     require_group_size(shape.chosen(params.which), params.group)
+
+
+def foresee(params: Params, outline: Outline) -> Outline:
+    chosen = outline.shape.chosen(params.which)
+    return outline.storing({m: 0.0 if outline.value_bits(m) == 0 else m.n_out * (m.n_in * params.bits + m.n_in // (params.group or m.n_in) * 2 * params.scale_bits) for m in chosen})
 
 
 def shrink(r: torch.Tensor, beta: float, p: float) -> torch.Tensor:

@@ -16,13 +16,14 @@ from operators.contract import Storage
 from tests.operator_bench import FAMILIES, model_of, text_for, weights_of
 
 CHANGING = {  # where the defaults are made for larger models, or change nothing
-    "drop_layers": {"blocks": (1,)}, "round_to_nearest": {"group": 8}, "gptq": {"group": 8}, "cut_memorized": {"ratio": 0.2, "located": "all"}, "awq": {"group": 8}, "hqq": {"group": 8}, "tensor_network": {"bond": 4}, "vector_quant": {"entries": 8, "length": 2}, "slice_gpt": {"slice": 0.5},
+    "drop_layers": {"blocks": (1,)}, "round_to_nearest": {"group": 8}, "gptq": {"group": 8}, "error_correction": {"rank": 2}, "cut_memorized": {"ratio": 0.2, "located": "all"}, "awq": {"group": 8}, "hqq": {"group": 8}, "tensor_network": {"bond": 4}, "vector_quant": {"entries": 8, "length": 2}, "slice_gpt": {"slice": 0.5},
     "tune_heads": {"choose": "random", "on_what": "text", "steps": 3, "rate": 0.1},
     "mixed_levels": {"assign": (2,), "more": "group:8"}, "skip_loop": {"chain": (0, 2, 2)},
     "contextual_sparsity": {"keep": 0.25},
     "heal": {"loss": "next token", "steps": 4, "rate": 0.05, "train": "both"},
     "subnetwork": {"penalty": 0.0, "steps": 4, "growth": 2.0},
 }
+AFTER = {"error_correction": "round_to_nearest"}  # those that do nothing alone, and what they are put after
 EVERY = [(name, family) for name in OPERATORS for family in FAMILIES]
 pytestmark = pytest.mark.parametrize("name,family", EVERY, ids=["-".join(pair) for pair in EVERY])
 
@@ -36,11 +37,22 @@ class Counting(Quiet):
         self.seen.append(i)
 
 
+def subject(name, family, **shape):
+    """The model that an operator is tried on; `start` is the one it was made from."""
+    start = model = model_of(family, **shape)
+    if name in AFTER:
+        model = applied(AFTER[name], start, decided(AFTER[name], start))
+    model.start = start
+    return model
+
+
 def decided(name, model, params=None, progress=None):
     operator = OPERATORS[name]
     params = params or operator.Params(**CHANGING.get(name, {}))
     operator.check(params, shape_of(model))
     text = text_for(model) if operator.calibrated(params) else None
+    if text is not None:
+        text.start = getattr(model, "start", None)
     return operator.decide(model, params, text, progress or Quiet())
 
 
@@ -66,20 +78,20 @@ def test_neutral_is_within_its_tolerance(name, family):
     if OPERATORS[name].NEUTRAL is None:
         pytest.skip("rounds; its own test shows the identity on the grid")
     params, tolerance = OPERATORS[name].NEUTRAL
-    model = model_of(family)
+    model = subject(name, family)
     ids = text_for(model).ids
     variant = applied(name, model, decided(name, model, params))
     assert (variant.logits(ids) - model.logits(ids)).abs().max() <= tolerance
 
 
 def test_changes_the_variant_and_only_it_and_replays(name, family):
-    model = model_of(family)
-    ids, before, logits = text_for(model).ids, weights_of(model), model.logits(text_for(model).ids)
+    model = subject(name, family)
+    ids, before, bits, logits = text_for(model).ids, weights_of(model), dict(model.bits), model.logits(text_for(model).ids)
     parameters = {n: p.data_ptr() for n, p in model.module.named_parameters()}
     progress = Counting()
     plan = decided(name, model, progress=progress)
     variant = applied(name, model, plan)
-    assert same(weights_of(model), before) and model.bits == {} and model.removed == frozenset()
+    assert same(weights_of(model), before) and model.bits == bits and model.removed == frozenset()
     assert {n: p.data_ptr() for n, p in model.module.named_parameters()} == parameters
     assert torch.equal(model.logits(ids), logits)
     assert (variant.logits(ids) - logits).abs().max() > 1e-4
@@ -90,7 +102,7 @@ def test_changes_the_variant_and_only_it_and_replays(name, family):
 
 
 def test_plan_survives_the_store_bit_for_bit(name, family, tmp_path):
-    model = model_of(family)
+    model = subject(name, family)
     plan = decided(name, model)
     arrays, tables, plain = encode(plan)
     store = Store(tmp_path)
@@ -103,7 +115,7 @@ def test_plan_survives_the_store_bit_for_bit(name, family, tmp_path):
 
 
 def test_storage_is_sane(name, family):
-    model = model_of(family)
+    model = subject(name, family)
     plan = decided(name, model)
     variant = applied(name, model, plan)
     kept = OPERATORS[name].storage(model, plan)
@@ -118,12 +130,13 @@ def test_storage_is_sane(name, family):
 
 def test_composes_after_removing_a_sublayer(name, family):
     """Removed sublayers stay removed, are no part of the plan, and a whole removed block does not disturb the others."""
-    model = model_of(family, n_layers=4)
+    model = subject(name, family, n_layers=4)
     if name == "share_blocks":
         cut = drop_layers.Params(blocks=(1,))
     else:
         cut = drop_layers.Params(blocks=(1,), mlp=(2,)) if name != "drop_layers" else drop_layers.Params(attn=(3,))
     smaller = applied("drop_layers", model, drop_layers.decide(model, cut, None, Quiet()))
+    smaller.start = model.start
     variant = applied(name, smaller, decided(name, smaller))
     assert variant.removed >= smaller.removed
     ids = text_for(model).ids

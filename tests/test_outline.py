@@ -14,7 +14,8 @@ from tests.operator_bench import FAMILIES
 
 RECIPES = (
     "magnitude", "magnitude:scope=global,sparsity=0.3", "wanda:pattern=2:4", "sparsegpt:pattern=4:8,which=mlp", "round_to_nearest:group=8",
-    "gptq:group=8,bits=3,symmetric=true", "split_quant:bits=2", "modegpt:keep=0.5", "modegpt:which=attn", "tensor_network:bond=4", "dense_sparse", "dense_sparse:form=sum,metric=none,dense=0.5", "vector_quant:entries=8,length=2,residual=4,outliers=0.1", "low_rank:keep=0.6", "low_rank:keep=0.7,metric=svd,which=attn", "slice_gpt:slice=0.5",
+    "gptq:group=8,bits=3,symmetric=true", "split_quant:bits=2", "modegpt:keep=0.5", "modegpt:which=attn", "tensor_network:bond=4", "awq:group=8", "awq:bits=3,group=8,scale_bits=32", "hqq:group=8,bits=3", "share_blocks~error_correction:rank=3", "round_to_nearest:group=8~error_correction:rank=2",
+    "dense_sparse", "dense_sparse:form=sum,metric=none,dense=0.5", "vector_quant:entries=8,length=2,residual=4,outliers=0.1", "low_rank:keep=0.6", "low_rank:keep=0.7,metric=svd,which=attn", "slice_gpt:slice=0.5",
     "drop_layers:blocks=1", "drop_layers:attn=0,mlp=2", "share_blocks", "share_blocks:group=3,representative=centre",
     "drop_layers:blocks=1~magnitude:sparsity=0.25~round_to_nearest:group=8", "round_to_nearest:group=8~wanda", "low_rank:which=attn,keep=0.5~gptq:which=mlp,group=8",
     "share_blocks~round_to_nearest:group=8", "drop_layers:blocks=0~slice_gpt:slice=0.5",
@@ -67,6 +68,12 @@ def test_a_ranking_is_foreseen_by_its_count_and_said_to_be_a_guess(source):
         assert len(outline.shape.layers) == left and outline.sure == (rank == "last")
 
 
+def test_flaps_size_is_foreseen_by_its_share_and_said_to_be_a_guess(source):
+    v = written(source, "flap:share=0.4")
+    outline, model = run.foreseen(v), run.lab(run.home()).model(v)
+    assert outline.known and not outline.sure and foreseen_bits(outline) == pytest.approx(model_bits(model), rel=0.1)
+
+
 def test_an_operator_that_does_not_foresee_is_still_checked(source, monkeypatch):
     monkeypatch.delattr(OPERATORS["round_to_nearest"], "foresee")
     assert not run.foreseen(parse(f"{source[0]}~round_to_nearest:group=8")).known
@@ -76,7 +83,7 @@ def test_an_operator_that_does_not_foresee_is_still_checked(source, monkeypatch)
 
 @pytest.mark.parametrize(("recipe", "words"), [
     ("round_to_nearest:group=7", "do not divide"), ("magnitude:pattern=2:4~drop_layers:blocks=9", "no block 9"),
-    ("drop_layers:blocks=0.1.2", "at least one sublayer"), ("low_rank:keep=0.02", "no rank at all"), ("wanda:on=demo/mixed:train:2x8", "at most 16 tokens"),
+    ("drop_layers:blocks=0.1.2", "at least one sublayer"), ("error_correction:on=demo/mixed:train:64x32", "no error to correct"), ("low_rank:keep=0.02", "no rank at all"), ("wanda:on=demo/mixed:train:2x8", "at most 16 tokens"),
     ("wanda:on=demo/mixed:train:8x128", "context"), ("drop_layers:blocks=0.1~drop_layers:blocks=2", "every block that is left"),
 ])
 def test_impossible_recipes_are_refused_before_anything_is_loaded(source, recipe, words, monkeypatch):
