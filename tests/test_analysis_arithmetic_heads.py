@@ -185,7 +185,9 @@ def test_the_head_that_a_change_killed_is_told_and_the_one_that_took_over_is_not
     assert found.common and found.n == a.n_discovery and found.difference[1, 0, 0] == pytest.approx(-found.a[1, 0, 0])  # B − A: 0 − (−1)
     assert found.b[1, 0, 0] == 0 and found.b[1, 1, 0] < -0.9
     assert "**B has lost 1 of 4** (L1H0 −32.8 % to 0 %" in subject.answer(pair) and f"on {a.n_discovery} prompts that both answer" in subject.answer(pair)
-    assert [c.name for c in subject.figures(pair)][1] == "lost" and "Lost: L1H0" in subject.figures(pair)[1].reading
+    assert [c.name for c in subject.figures(pair)][1] == "lost" and "Lost: L1H0; 1 of 1 in the other wordings too" in subject.figures(pair)[1].reading
+    other = dataclasses.replace(b, head_effect=np.where(b.validation[:, None, None], a.head_effect, b.head_effect))  # B changed in the sought wordings only
+    assert named(a, reading.killed(a, other, 0, 5.0)) == {(1, 0)} and named(a, reading.killed(a, other, 0, 5.0, validation=True)) == set()
 
 
 def test_difference_is_b_minus_a(pair):

@@ -314,7 +314,8 @@ def test_gguf(prepare, saved, tmp_path):
     as_gguf(saved / "llama", tmp_path / "m.gguf", AutoConfig.from_pretrained(saved / "llama"))
     outcome = prepare(tmp_path / "m.gguf", answers={"tokenizer": "byte-level"})
     assert outcome["runnable"], outcome
-    assert outcome["form"] == "gguf" and any("dequantised" in note for note in outcome["notes"])
+    assert outcome["form"] == "gguf" and any("no quantised tensors" in note for note in outcome["notes"])
+    assert any("carries no tokenizer" in note for note in outcome["notes"])
     assert same(logits(prepare.model), logits(saved / "llama"))
 
 
@@ -331,7 +332,7 @@ def test_quantised_gguf(prepare, tmp_path, kind, off):
     quantised = getattr(gguf.GGMLQuantizationType, kind)
     as_gguf(tmp_path / "llama", tmp_path / "m.gguf", config, quantised)
     outcome = prepare(tmp_path / "m.gguf", answers={"tokenizer": "byte-level"})
-    assert outcome["runnable"] and any("dequantised" in note for note in outcome["notes"])
+    assert outcome["runnable"] and any(f"({kind}) was dequantised" in note for note in outcome["notes"])
     before, after = load_file(tmp_path / "llama" / "model.safetensors"), load_file(prepare.model / "model.safetensors")
     w = before["model.layers.1.mlp.down_proj.weight"].float().numpy()
     expected = gguf.quants.dequantize(gguf.quants.quantize(w, quantised), quantised)

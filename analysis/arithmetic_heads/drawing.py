@@ -207,9 +207,11 @@ def _lost_card(runs) -> Figure:
     lost = reading.killed(a.result, b.result, c, a.params.threshold, v)
     over = f"{found.n} prompts that both answer rightly" if found.common else f"the prompts of each, since both answer only {found.n} of the same"
     names = ", ".join(reading.name(a.result, x) for x in lost[:6])
+    also = set(lost) & set(reading.killed(a.result, b.result, c, a.params.threshold, v, validation=True))
+    told = f"Lost: {names}; {len(also)} of {len(lost)} in the other wordings too." if lost else "No key head of A is lost."
     return Figure(
         "lost", "Which arithmetic heads did the change kill?",
-        f"Each line is one head in A and in B, over {over}. {f'Lost: {names}.' if lost else 'No key head of A is lost.'} A head that loses can have been "
+        f"Each line is one head in A and in B, over {over}. {told} A head that loses can have been "
         "replaced by another. Click a dot to look closer.",
         {"": partial(lost_heads, a, b)}, tables.pairs(a, b),
         f"Path effects of the strongest heads of A and of B ({setting(a)}) in A (circle) and B (diamond), discovery wordings, {over}; 95 % bootstrap "

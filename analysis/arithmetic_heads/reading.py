@@ -109,7 +109,7 @@ def same_checkpoint(a, b) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Both:
-    """Mean effects of A, B and B − A, each [block, head, 3], on A's blocks; over `n` prompts of the discovery wordings that both answer
+    """Mean effects of A, B and B − A, each [block, head, 3], on A's blocks; over `n` prompts of one half's wordings that both answer
     rightly, or, with `common` False, each over its own. NaN where B lacks a head."""
 
     a: np.ndarray
@@ -120,15 +120,15 @@ class Both:
 
 
 @lru_cache(maxsize=32)
-def both(a, b, change: int, convention: int = RECOMPUTED, measure: int = RELATIVE) -> Both:
-    """Two results of one checkpoint's variants, compared head by head."""
-    mine = {str(k): i for i, k in enumerate(a.key) if not a.validation[i]}
-    pairs = [(mine[str(k)], j) for j, k in enumerate(b.key) if not b.validation[j] and str(k) in mine]
+def both(a, b, change: int, convention: int = RECOMPUTED, measure: int = RELATIVE, validation: bool = False) -> Both:
+    """Two results of one checkpoint's variants, compared head by head in one half of the wordings."""
+    mine = {str(k): i for i, k in enumerate(a.key) if a.validation[i] == validation}
+    pairs = [(mine[str(k)], j) for j, k in enumerate(b.key) if b.validation[j] == validation and str(k) in mine]
     at_a, at_b = (np.array(column, int) for column in zip(*pairs)) if pairs else (np.zeros(0, int), np.zeros(0, int))
     at = np.searchsorted(b.blocks, a.blocks).clip(max=len(b.blocks) - 1)
     lacking = b.blocks[at] != a.blocks
     if len(pairs) < FEWEST:
-        one, two = heads(a, change, convention, measure), heads(b, change, convention, measure)[at].copy()
+        one, two = heads(a, change, convention, measure, validation), heads(b, change, convention, measure, validation)[at].copy()
         two[lacking] = np.nan
         return Both(one, two, np.full_like(one, np.nan), len(pairs), False)
     first = a.head_effect[change, convention, measure][at_a]
@@ -143,9 +143,10 @@ class _Part:
     operator: np.ndarray
 
 
-def killed(a, b, change: int, threshold: float, convention: int = RECOMPUTED) -> list[tuple[int, int]]:
-    """A's key heads that B has lost: in B they take less than the threshold away, and the interval of B − A lies above 0; or they are gone."""
-    found = both(a, b, change, convention)
+def killed(a, b, change: int, threshold: float, convention: int = RECOMPUTED, validation: bool = False) -> list[tuple[int, int]]:
+    """A's key heads (of the discovery wordings) that B has lost in one half of the wordings: there they take the threshold away in A and less in
+    B, and the interval of B − A lies above 0; or they are gone."""
+    found = both(a, b, change, convention, validation=validation)
     least = -threshold / 100
     keys = [(i, h) for i, h in ranked(a, change, convention) if found.a[i, h, 0] < least]
     gone = lambda i, h: not np.isfinite(found.b[i, h, 0])

@@ -64,11 +64,11 @@ def maps(runs) -> pa.Table:
 
 
 def pairs(a, b) -> pa.Table:
-    """Every head in A and in B and the paired difference, relative logit."""
+    """Every head in A and in B and the paired difference, in both halves of the wordings; relative logits as shares, the rest in nats."""
     rows = []
-    for c, v, m in product(range(2), range(2), range(3)):
-        found = reading.both(a.result, b.result, c, v, m)
-        rows += [{"counterfactual": CHANGES[c], "mlps": CONVENTIONS[v], "measure": MEASURES[m], "block": a.result.blocks[i], "head": h,
+    for c, v, m, half in product(range(2), range(2), range(3), range(2)):
+        found = reading.both(a.result, b.result, c, v, m, bool(half))
+        rows += [{"wordings": HALVES[half], "counterfactual": CHANGES[c], "mlps": CONVENTIONS[v], "measure": MEASURES[m], "block": a.result.blocks[i], "head": h,
                   "same_prompts": found.common, "prompts": found.n,
                   **{f"{name}{end}": values[i, h, k] for name, values in (("a", found.a), ("b", found.b), ("b_minus_a", found.difference)) for k,
                      end in enumerate(("", "_low", "_high"))}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from pathlib import Path
 
@@ -31,12 +32,30 @@ def convert(path: Path, folder: Path) -> tuple[str, ...]:
     write({name: tensor for name, tensor in model.state_dict().items() if name not in tied}, folder / "model.safetensors")
     fields = {name: value for name, value in model.config.to_dict().items() if name != "quantization_config"}
     (folder / "config.json").write_text(json.dumps(fields, default=str))
-    return (f"{path.name} was dequantised to float32 by transformers; analyses run on these weights: they carry the quantisation's error, not its integer arithmetic", _tokenizer(path, folder))
+    return (_kept(path), _tokenizer(path, folder))
+
+
+def _kept(path: Path) -> str:
+    """What of the file's numbers runs."""
+    import gguf
+
+    kinds = sorted({tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors} - {"F32", "F16", "BF16"})
+    if not kinds:
+        return f"{path.name} holds floats, no quantised tensors; they run as float32"
+    return (f"{path.name} ({', '.join(kinds)}) was dequantised to float32 by transformers; analyses run on these weights: they carry the "
+            "quantisation's error, not its integer arithmetic")
 
 
 def _tokenizer(path: Path, folder: Path) -> str:
+    import gguf
     from transformers import AutoTokenizer
 
+    beside = path.parent / "tokenizer.json"
+    if beside.is_file():
+        shutil.copyfile(beside, folder / "tokenizer.json")
+        return "its tokenizer is the tokenizer.json beside it"
+    if gguf.GGUFReader(path).get_field("tokenizer.ggml.model") is None:
+        return "it carries no tokenizer: choose one"
     try:
         with skeleton.quiet():
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True, trust_remote_code=False)
