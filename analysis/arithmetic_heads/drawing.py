@@ -22,7 +22,9 @@ def figures(runs) -> list[Figure]:
     runs = words.alive(runs)
     pair = len(runs) > 1 and reading.same_checkpoint(*runs)
     cards = [_map_card(runs, pair), _lost_card(runs) if pair else _strongest_card(runs), curves.knockout_card(runs), curves.transfer_card(runs),
-             views.attention_card(runs), curves.cosine_card(runs), closeup.pattern_card(runs), closeup.lens_card(runs), views.overlap_card(runs)]
+             views.attention_card(runs), curves.cosine_card(runs), closeup.pattern_card(runs), closeup.lens_card(runs)]
+    if any(len(reading.operators(run.result)) > 1 for run in runs):
+        cards.append(views.overlap_card(runs))
     if any(run.params.faster != "none" for run in runs):
         cards.append(views.agreement_card(runs))
     if any(len(run.result.arms) for run in runs):

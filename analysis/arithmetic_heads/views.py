@@ -76,7 +76,7 @@ def overlap_card(runs) -> Figure:
     told = ", ".join(f"{SIGN[OPERATORS[x]]} and {SIGN[OPERATORS[y]]} {len(top[x] & top[y])}" for x, y in pairs)
     return Figure(
         "overlap", "Do the operators use the same heads?",
-        f"Of the first {k} heads of each operator they share: {told or 'only one operator was kept'}. Two random sets of {k} would share "
+        f"Of the first {k} heads of each operator they share: {told or f'{run.label} has only one'}. Two random sets of {k} would share "
         f"{number(chance, 2)} of {reading.n_heads(r)}.",
         {x.label if len(runs) > 1 else "": partial(overlap, x) for x in runs}, tables.overlap(runs),
         f"Number of heads among the first {k} of both operators, by relative logit ({run.params.change}, MLPs recomputed, discovery wordings). Random "
