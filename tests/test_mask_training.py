@@ -1,6 +1,7 @@
 """Mask training: its gradient by hand, batches against one by one, resuming, the rules, and planted subnetworks found again."""
 
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -164,11 +165,11 @@ def test_memory_bounds_how_many_train_together():
 FOUND = Schedule(400, 16, 5e-3, 1800 ** (1 / 400), reattain=40)
 
 
-@pytest.fixture(scope="module")
-def found():
-    model, table, ids = planted()
+@lru_cache(maxsize=1)
+def found(seed):
+    model, table, ids = planted(seed)
     every = torch.ones_like(ids, dtype=torch.bool)
-    trained = train(model, ids, every, table, [Wish(x) for x in (0.0, 0.3, 1.0)], FOUND, Quiet())
+    trained = train(model, ids, every, table, [Wish(x) for x in (0.0, 0.5, 4.0)], FOUND, Quiet())
     return model, table, ids, [subnetworks.unpacked(t.kept, shape_of(model)) for t in trained], trained
 
 
@@ -180,8 +181,10 @@ def measure(model, table, ids):
     return np.corrcoef(bits.ravel(), expected.ravel())[0, 1], bits.mean()
 
 
-def test_the_planted_block_is_found(found):
-    model, table, ids, masks, trained = found
+@pytest.mark.parametrize("seed", (2, 1, 0))
+def test_the_planted_block_is_found(seed):
+    """Seeds 0 to 2 as they come. λ is not the reference's: rate, steps and batch are others, so each point is judged by its size and r."""
+    model, table, ids, masks, trained = found(seed)
     floor = table.entropy(ids[-400:, :-1].numpy()).mean()
     only = {m.key: torch.full((m.n_out, m.n_in), m.key in PLANTED) for m in shape_of(model).matrices}
     assert measure(subnetworks.subnetwork(model, only), table, ids)[0] > 0.95 and measure(model, table, ids)[0] < 0.35
@@ -196,10 +199,10 @@ def test_the_planted_block_is_found(found):
     assert measure(subnetworks.subnetwork(model, random), table, ids)[0] < 0.5
 
 
-def test_a_shuffled_table_and_an_untrained_model_do_not_pass(found):
+def test_a_shuffled_table_and_an_untrained_model_do_not_pass():
     """Negative controls: a mask for a table with permuted rows does not follow the true one; a model that was never trained
     reaches clearly less."""
-    model, table, ids, masks, _ = found
+    model, table, ids, masks, _ = found(0)
     every = torch.ones_like(ids, dtype=torch.bool)
     rows = np.random.default_rng(0).permutation(32)
     wrong = from_table(chain(0)[rows], "permuted")

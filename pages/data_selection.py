@@ -1,0 +1,5 @@
+"""Which training samples does this model find most like my task, and why?"""
+
+from pages.shared.frame import page
+
+page("data_selection")
