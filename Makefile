@@ -10,7 +10,7 @@ PORT ?= 8501
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -c GPU)
 TORCH_INDEX := $(if $(filter-out 0,$(GPU)),,--extra-index-url https://download.pytorch.org/whl/cpu --retries 0 --timeout 15)
 
-.PHONY: run test demo-models clean
+.PHONY: run test demo-models demo-saes clean
 
 run: $(VENV)/ready
 	@$(BIN)/python -m pages.fonts || true
@@ -22,6 +22,9 @@ test: $(VENV)/ready
 demo-models: $(VENV)/ready
 	$(BIN)/python -m demo.train storyteller-a storyteller-b storyteller-llama
 	for name in storyteller-a storyteller-b storyteller-llama; do $(BIN)/python -m demo.card demo/models/$$name; done
+
+demo-saes: $(VENV)/ready
+	$(BIN)/python -m demo.train_saes
 
 $(VENV)/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Microtome needs Python 3.11; found $$($(PYTHON) --version). Try: make PYTHON=/path/to/python3.11"; exit 1; }
