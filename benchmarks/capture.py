@@ -1,11 +1,12 @@
 """What looking costs: the same statistics gathered four ways, against the bare forward.
 
-    python benchmarks/capture.py [--threads 1] [--repeats 9] [--skip-kernels]
+    python -m benchmarks.capture [--threads 1] [--repeats 9] [--skip-kernels]
 
 Work: moments of mlp_post and sign codes of mlp_pre at every block, similarity of resid_pre and resid_post at every block;
 8 sequences of 256 tokens; GPT-2 of 6 blocks × 512 with random weights, then the shipped models. Bare is the model without its
 head, in inference mode, with SDPA. Every repeat runs bare, the way, bare: the ratio is way / mean(bare, bare), the noise is
-bare / bare. Times are CPU seconds of this process, so that other programs on the machine weigh less. The ways are compared
+bare / bare. Times are CPU seconds of this process, all threads together, so that other programs on the machine weigh less; where
+there is a CUDA device the same follows there, between CUDA events, with torch's own count of its memory. The ways are compared
 with each other before any is timed.
 """
 
@@ -14,11 +15,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
@@ -29,30 +28,32 @@ import torch  # noqa: E402
 from kernels.moments import Moments  # noqa: E402
 from kernels.sign_codes import SignCodes  # noqa: E402
 from kernels.similarity import Similarity  # noqa: E402
+from kernels.timing import bracketed, clock_of, gpu_in_words, gpu_peak  # noqa: E402
 from models.fused import capture_of  # noqa: E402
 from models.layout import Site, layout_for, locate  # noqa: E402
 from models.loaded import Model  # noqa: E402
 from models.stream import Request, stream  # noqa: E402
 
-SEQUENCES, LENGTH, TARGET = 8, 256, 1.06
+SEQUENCES, LENGTH = 8, 256
+TARGET = {"cpu": 1.06, "cuda": 1.10}
 
 
-def random_gpt2(blocks: int = 6, width: int = 512, vocabulary: int = 8192) -> Model:
+def random_gpt2(blocks: int = 6, width: int = 512, vocabulary: int = 8192, device: str = "cpu") -> Model:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
     shape = {"n_layer": blocks, "n_embd": width, "n_head": width // 64, "n_positions": LENGTH, "vocab_size": vocabulary}
-    module = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0)).eval()
+    module = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0)).eval().to(device)
     return Model(module, None, layout_for(module.config), f"GPT-2 shaped, {blocks} × {width}, random")
 
 
-def shipped() -> list[Model]:
+def shipped(device: str = "cpu") -> list[Model]:
     from transformers import AutoModelForCausalLM
 
     found = []
     for folder in sorted((REPO / "demo" / "models").glob("storyteller-*")):
         if (folder / "config.json").exists():
-            module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+            module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval().to(device)
             found.append(Model(module, None, layout_for(module.config), f"demo/{folder.name}"))
     return found
 
@@ -85,6 +86,7 @@ def in_torch(sites: dict[str, list[torch.Tensor]]) -> list[torch.Tensor]:
         variance, mean = torch.var_mean(x, 0, correction=0)
         results += [mean, variance, x.abs().sum(0), x.abs().amax(0), x.square().sum(0)]
     for pre in sites["mlp_pre"]:
+        powers = powers.to(pre.device)
         on = pre.flatten(0, -2) > 0
         results += [(on.view(len(on), -1, 8).to(torch.uint8) * powers).sum(2, dtype=torch.uint8), on.sum(0)]
     for a, b in zip(sites["resid_pre"], sites["resid_post"]):
@@ -143,33 +145,18 @@ def agree(model: Model, ids, bridge, folder: Path) -> None:
     for (moments, codes, likeness), found in itertools.product((ours(model, ids, folder), fused(model, ids, folder)), ways):
         for i in range(n):
             mean, variance = found[5 * i : 5 * i + 2]
-            torch.testing.assert_close(moments[i].mean.float(), mean, rtol=1e-3, atol=1e-4)
-            torch.testing.assert_close(moments[i].variance.float(), variance, rtol=1e-3, atol=1e-4)
-            fraction = found[5 * n + 2 * i + 1].double() / ids.numel()
+            torch.testing.assert_close(moments[i].mean.float(), mean.cpu(), rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(moments[i].variance.float(), variance.cpu(), rtol=1e-3, atol=1e-4)
+            fraction = found[5 * n + 2 * i + 1].cpu().double() / ids.numel()
             torch.testing.assert_close(codes[i].on_fraction, fraction, rtol=0, atol=2e-3)
             assert abs(likeness[i].cosine_mean - float(found[7 * n + 5 * i])) < 1e-4
 
 
-def seconds(function) -> float:
-    start = time.process_time()
-    function()
-    return time.process_time() - start
-
-
-def interleaved(base, way, repeats: int) -> tuple[float, float, float, float]:
-    """Medians over repeats of (bare s, way s, way / mean of the two bare, bare / bare)."""
-    base(), way()
-    rows = []
-    for _ in range(repeats):
-        first, middle, last = seconds(base), seconds(way), seconds(base)
-        rows.append(((first + last) / 2, middle, 2 * middle / (first + last), last / first))
-    spread = statistics.quantiles([r[3] for r in rows], n=4)
-    return *(statistics.median(column) for column in list(zip(*rows))[:3]), spread[2] - spread[0]
-
-
 def cost(model: Model, repeats: int, bridge=None) -> None:
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(0, model.config.vocab_size, (SEQUENCES, min(LENGTH, model.config.max_position_embeddings)), generator=generator)
+    ids = torch.randint(0, model.config.vocab_size, (SEQUENCES, min(LENGTH, model.config.max_position_embeddings)), generator=generator).to(model.device)
+    kind = model.device.type
+    unit = {"cpu": f"CPU seconds, {torch.get_num_threads()} thread(s)", "cuda": "seconds between CUDA events"}[kind]
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         agree(model, ids, bridge, folder)
@@ -178,11 +165,11 @@ def cost(model: Model, repeats: int, bridge=None) -> None:
             ways["run_with_cache, needed names, then torch"] = lambda: with_cache(bridge, model.n_layers, ids, False)
             ways["run_with_cache, everything, then torch"] = lambda: with_cache(bridge, model.n_layers, ids, True)
         ways["bare again (noise)"] = lambda: bare(model, ids)
-        print(f"\n{model.written}; {ids.shape[0]} × {ids.shape[1]} tokens; CPU seconds, median of {repeats}")
+        print(f"\n{model.written}; {ids.shape[0]} × {ids.shape[1]} tokens; {unit}, medians of {repeats}; load {os.getloadavg()[0]:.1f}")
         print("| way | bare s | way s | way / bare | spread of bare / bare (quartiles) |\n|---|---|---|---|---|")
         for name, way in ways.items():
-            base, middle, ratio, noise = interleaved(lambda: bare(model, ids), way, repeats)
-            mark = f" (target ≤ {TARGET}: {'met' if ratio <= TARGET else 'NOT met'})" if name.startswith("ours") and bridge else ""
+            base, middle, ratio, noise = bracketed(lambda: bare(model, ids), way, clock_of(kind), repeats, warmup=1 if kind == "cpu" else 5)
+            mark = f" (target ≤ {TARGET[kind]:.2f}: {'met' if ratio <= TARGET[kind] else 'NOT met'})" if name.startswith("ours") and bridge else ""
             print(f"| {name} | {base:.3f} | {middle:.3f} | {ratio:.3f}{mark} | {noise:.3f} |", flush=True)
 
 
@@ -212,6 +199,22 @@ def memory(model: Model, bridge) -> None:
         print(f"Peak of the process, {name}: {peaks[1] / 1024:.0f} MB for 2,048 tokens, {peaks[10] / 1024:.0f} MB for 20,480: {growth:+.2%}{target}")
 
 
+def gpu_memory(model: Model, bridge) -> None:
+    """torch's peak of each way beyond what is held before it, the bare forward's own included; and over ten times the tokens."""
+    ids = torch.randint(0, model.config.vocab_size, (10 * SEQUENCES, LENGTH), generator=torch.Generator().manual_seed(1)).to(model.device)
+    few = ids[:SEQUENCES]
+    with tempfile.TemporaryDirectory() as folder:
+        ways = {
+            "bare": lambda: bare(model, few), "ours": lambda: ours(model, few, Path(folder)), "ours, ten times the tokens": lambda: ours(model, ids, Path(folder)),
+            "run_with_cache, needed names, then torch": lambda: with_cache(bridge, model.n_layers, few, False),
+            "run_with_cache, everything, then torch": lambda: with_cache(bridge, model.n_layers, few, True),
+        }
+        print("\nPeak on the GPU\n| way | bytes | more than bare |\n|---|---|---|")
+        peaks = {name: gpu_peak(way) for name, way in ways.items()}
+    for name, held in peaks.items():
+        print(f"| {name} | {held:,} | {held - peaks['bare']:,} |")
+
+
 def peak(times: int) -> int:
     """Peak resident kilobytes of a process that streams `times` × 2,048 tokens; run in a fresh process. Read from /proc: getrusage
     would report the peak of the process that started it."""
@@ -237,19 +240,27 @@ def main() -> None:
     if chosen.peak:
         print(peak(chosen.peak))
         return
-    from models.bridge import share
-
-    print(f"torch {torch.__version__}, {chosen.threads} thread(s), no GPU: GPU kernels are proved in logic only")
-    model = random_gpt2()
-    bridge = share(model.module)
-    cost(model, chosen.repeats, bridge)
-    for demo in shipped():
-        cost(demo, chosen.repeats)
-    memory(model, bridge)
+    print(f"CPU, torch {torch.__version__}, {chosen.threads} thread(s), load {os.getloadavg()[0]:.1f}")
+    on("cpu", chosen.repeats)
+    print(f"\n{gpu_in_words()}")
+    if torch.cuda.is_available():
+        on("cuda", chosen.repeats)
     if not chosen.skip_kernels:
         from kernels import bench
 
+        print()
         bench.main()
+
+
+def on(device: str, repeats: int) -> None:
+    from models.bridge import share
+
+    model = random_gpt2(device=device)
+    bridge = share(model.module)
+    cost(model, repeats, bridge)
+    for demo in shipped(device):
+        cost(demo, repeats)
+    (memory if device == "cpu" else gpu_memory)(model, bridge)
 
 
 if __name__ == "__main__":

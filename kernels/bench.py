@@ -1,7 +1,8 @@
 """`python -m kernels.bench [name …]`: check every case against the definition, then time; a kernel that is wrong is not timed.
 
-Times are CPU seconds of this process (median of REPEATS), so that other programs on the machine weigh less; the rate to compare
-with is measured beside them: one read of the same bytes, or one matrix product of the same size.
+Times are CPU seconds of this process (medians, in turns), so that other programs on the machine weigh less; the rate to compare
+with is measured beside them: one read of the same bytes, or one matrix product of the same size. Where there is a CUDA device its
+kernels follow (kernels.bench_gpu); where there is none, a line says so.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-import statistics
 import sys
 import time
 
 import numpy as np
 import torch
 
-from kernels import hamming
+from kernels import bench_gpu, hamming
+from kernels.bench_gpu import row as _row
 from kernels.gram import Gram
 from kernels.logprob_compare import LogProbCompare
 from kernels.logprob_compare.reference import compare as compare_definition
@@ -24,49 +25,24 @@ from kernels.moments import Moments
 from kernels.sae_pool import SaePool
 from kernels.sign_codes import SignCodes
 from kernels.similarity import Similarity
+from kernels.timing import NO_GPU, REPEATS, against, gpu_in_words
 from kernels.top_k import TopK
 
 CHECKED = ("moments", "gram", "similarity", "sign_codes", "logprob_compare", "top_k", "sae_pool", "mlp_capture")
-REPEATS = 9
 
 
 def check(name: str, impl: str = "cpu") -> None:
-    """AssertionError naming the case and figure if a kernel differs from its definition."""
+    """AssertionError naming the case and figure if a kernel differs from its definition; the GPU's run on the GPU where there is one."""
     module = importlib.import_module(f"kernels.{name}.cases")
+    there = "cuda" if impl == "gpu" and torch.cuda.is_available() else "cpu"
     for case in module.cases():
         found, expected = module.new(case), module.new(case)
-        found.add(*case.tensors, keep=case.keep, impl=impl)
+        found.add(*(t.to(there) for t in case.tensors), keep=None if case.keep is None else case.keep.to(there), impl=impl)
         expected.add(*case.tensors, keep=case.keep, impl="reference")
         for figure, value in module.figures(expected).items():
             value, other = np.asarray(value, np.float64), np.asarray(module.figures(found)[figure], np.float64)
             allowed = module.TOLERANCE[impl] * max(1.0, np.abs(value[np.isfinite(value)]).max(initial=0.0))
             np.testing.assert_allclose(other, value, rtol=0, atol=allowed, err_msg=f"{name}, {case.name}: {figure}")
-
-
-def cpu_seconds(function, repeats: int = REPEATS) -> float:
-    """Median CPU time of this process for one call, after one call to warm up."""
-    function()
-    taken = []
-    for _ in range(repeats):
-        start = time.process_time()
-        function()
-        taken.append(time.process_time() - start)
-    return statistics.median(taken)
-
-
-def against(ours, other) -> tuple[float, float, float]:
-    """(seconds of ours, seconds of the other, median ratio ours / other), interleaved."""
-    ours(), other()
-    pairs = []
-    for _ in range(REPEATS):
-        pairs.append(tuple(cpu_seconds_once(f) for f in (other, ours)))
-    return statistics.median(b for _, b in pairs), statistics.median(a for a, _ in pairs), statistics.median(b / a for a, b in pairs)
-
-
-def cpu_seconds_once(function) -> float:
-    start = time.process_time()
-    function()
-    return time.process_time() - start
 
 
 def wall(function) -> float:
@@ -157,12 +133,8 @@ def search(n: int = 20_000, bits: int = 2048, queries: int = 64, k: int = 10) ->
     return rows
 
 
-def _row(kernel, size, seconds, beside, other, ratio, target, met) -> dict:
-    return {"kernel": kernel, "size": size, "ms": 1e3 * seconds, "beside": beside, "beside_ms": 1e3 * other, "ratio": ratio, "target": target, "met": met}
-
-
-def table(rows: list[dict]) -> str:
-    lines = ["| kernel | size | CPU ms | beside it | CPU ms | ratio | target | met |", "|---|---|---|---|---|---|---|---|"]
+def table(rows: list[dict], kind: str = "CPU ms") -> str:
+    lines = [f"| kernel | size | {kind} | beside it | {kind} | ratio | target | met |", "|---|---|---|---|---|---|---|---|"]
     for r in rows:
         met = {True: "yes", False: "NO", None: ""}[r["met"]]
         lines.append(f"| {r['kernel']} | {r['size']} | {r['ms']:.2f} | {r['beside']} | {r['beside_ms']:.2f} | {r['ratio']:.2f} | {r['target']} | {met} |")
@@ -174,8 +146,21 @@ def main(names: tuple[str, ...] = CHECKED) -> list[dict]:
     for name in names:
         check(name)
     rows = [*streaming(), *exponentials(), *products(), *search()]
-    print(f"CPU, {torch.get_num_threads()} thread(s), torch {torch.__version__}; the Triton kernels are proved in logic only (interpreter).")
+    print(f"CPU, {torch.get_num_threads()} thread(s), torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
     print(table(rows))
+    rows += on_gpu(names)
+    return rows
+
+
+def on_gpu(names: tuple[str, ...]) -> list[dict]:
+    """Checked on the device, then timed there; nothing, and a line saying so, without one."""
+    if not torch.cuda.is_available():
+        print(f"\n{NO_GPU}")
+        return []
+    for name in names:
+        check(name, "gpu")
+    rows = bench_gpu.rows()
+    print(f"\n{gpu_in_words()}\n{table(rows, 'GPU ms')}")
     return rows
 
 

@@ -88,7 +88,7 @@ def stream(
                 pass
             if progress is not None:
                 progress.step(min(lo + batch, n), n, f"{min(lo + batch, n)} of {n} sequences")
-    return gathering.statistics
+    return gathering.brought_home()
 
 
 def inputs(model: Model, ids: torch.Tensor, attend: torch.Tensor | None) -> dict:
@@ -135,6 +135,7 @@ class _Gathering:
     def __init__(self, requests: list[Request]):
         self.requests = requests
         self.statistics = [None if callable(request.make) else request.make for request in requests]
+        self.homes: dict[int, torch.device] = {}  # statistics that accumulate elsewhere than where they were made
         self.wanted: dict[Site, list[int]] = defaultdict(list)  # site -> requests that read it
         for i, request in enumerate(requests):
             if not request.sites:
@@ -177,15 +178,29 @@ class _Gathering:
 
         def activate(pre: torch.Tensor, up: torch.Tensor | None) -> torch.Tensor:
             with torch.inference_mode(False), torch.no_grad():
-                if self.statistics[first] is None:
-                    self.statistics[first] = self.requests[first].make(pre.shape[1])
-                post = self.statistics[first].activate(pre, up, keep=self.mask, start=self.start)
+                post = self._statistic(first, pre).activate(pre, up, keep=self.mask, start=self.start)
             self.unseen.discard(site)
             if not self.unseen:
                 raise _Enough
             return post
 
         return activate
+
+    def _statistic(self, i: int, x: torch.Tensor):
+        """The statistic of request i, made at its first activation [token, channel]; it accumulates on the activations' device."""
+        if self.statistics[i] is None:
+            self.statistics[i] = self.requests[i].make(x.shape[1])
+        found = self.statistics[i]
+        if getattr(found, "device", x.device) != x.device:
+            self.homes.setdefault(i, found.device)
+            found.to(x.device)
+        return found
+
+    def brought_home(self) -> list:
+        """The statistics, on the devices where they were made."""
+        for i, device in self.homes.items():
+            self.statistics[i].to(device)
+        return self.statistics
 
     def _before(self, site: Site):
         def hook(module, args, kwargs):
@@ -207,9 +222,7 @@ class _Gathering:
                 held, request = self.waiting[i], self.requests[i]
                 held[site] = x
                 if len(held) == len(set(request.sites)):
-                    if self.statistics[i] is None:
-                        self.statistics[i] = request.make(held[request.sites[0]].shape[1])
-                    self.statistics[i].add(*(held[s] for s in request.sites), keep=self.mask, start=self.start)
+                    self._statistic(i, held[request.sites[0]]).add(*(held[s] for s in request.sites), keep=self.mask, start=self.start)
                     held.clear()
         self.unseen.discard(site)
         if not self.unseen:

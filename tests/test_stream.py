@@ -357,3 +357,28 @@ def test_a_forward_set_on_the_module_is_put_back(gpt2, text):
         del mlp.forward
     with pytest.raises(Refused, match="Block 9 does not exist"):
         stream(gpt2, ids, None, [Request(capture_of(gpt2), (Site(9, "mlp_act"),))])
+
+
+def test_statistics_accumulate_where_the_model_runs_and_come_home(gpt2, text):
+    """A statistic that says it lies on another device is brought to the activations, once, and back at the end."""
+    moves = []
+
+    class Elsewhere(Moments):
+        away = torch.device("meta")
+
+        @property
+        def device(self):
+            return self.away
+
+        def to(self, device):
+            moves.append(str(device))
+            self.away = torch.device(device)
+
+    ids, keep = text
+    requests = [Request(make, (Site(layer, "z"),)) for layer, make in enumerate((Elsewhere, Elsewhere(WIDTH), Moments))]
+    first, second, third = stream(gpt2, ids, keep, requests, batch=2)
+    assert moves == ["cpu", "cpu", "meta", "meta"] and first.count == second.count == third.count == int(keep.sum())
+    for statistic in (Moments(4), Gram(4), MlpCapture(4, "relu")):
+        statistic.add(torch.randn(9, 4))
+        statistic.to("cpu")
+        assert statistic.device == torch.device("cpu")

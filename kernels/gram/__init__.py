@@ -40,8 +40,19 @@ class Gram:
         else:
             from kernels.gram import gpu
 
-            count = gpu.add_gram(x, keep, self.sum, self._upper)
+            total, upper = self.sum.to(x.device), self._upper.to(x.device)  # themselves, where they already are there
+            count = gpu.add_gram(x, keep, total, upper)
+            if upper is not self._upper:
+                self.sum.copy_(total), self._upper.copy_(upper)
         self.count += count
+
+    @property
+    def device(self) -> torch.device:
+        return self._upper.device
+
+    def to(self, device: str | torch.device) -> None:
+        """Accumulate there from now on; beside the activations, the matrix is not carried to and fro."""
+        self.sum, self._upper = self.sum.to(device), self._upper.to(device)
 
     def merge(self, other: Gram) -> None:
         self.count += other.count

@@ -57,6 +57,14 @@ class MlpCapture:
         """Accumulate only; the post-activation is thrown away."""
         self.activate(pre, up, keep, start, impl)
 
+    @property
+    def device(self) -> torch.device:
+        return self.moments.device
+
+    def to(self, device: str | torch.device) -> None:
+        """The moments accumulate there from now on; codes and on-counts stay in host memory."""
+        self.moments.to(device)
+
     def merge(self, other: MlpCapture) -> None:
         self.moments.merge(other.moments)
         self.codes.merge(other.codes)

@@ -39,6 +39,14 @@ class Moments:
 
             self.fold(*gpu.moments(x, keep, self.mean if self.count else None))
 
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+    def to(self, device: str | torch.device) -> None:
+        """Accumulate there from now on; beside the activations, adding waits for no copy."""
+        self.mean, self.m2, self.abs_sum, self.abs_max = (t.to(device) for t in (self.mean, self.m2, self.abs_sum, self.abs_max))
+
     def merge(self, other: Moments) -> None:
         self.fold(other.count, other.mean, other.m2, other.abs_sum, other.abs_max)
 
