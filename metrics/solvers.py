@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from metrics.sparsity import keep_in_all, keep_n_of_m, n_m
 from models.refusal import Refused
 
 BLOCK = 128  # columns compensated at once before the rest of the matrix is updated
@@ -99,6 +100,24 @@ def compensate(weight: torch.Tensor, factor: InverseFactor, replace: Callable[[i
         w[:, lo:hi] = current.T
         w[:, hi:].addmm_(errors.T, u[lo:hi, hi:], alpha=-1)
     return Compensated(w, loss)
+
+
+def prune(weight: torch.Tensor, factor: InverseFactor, sparsity: float, pattern: str) -> Compensated:
+    """SparseGPT: the pruned and compensated matrix [out, in]; scores w²/U_jj² of the compensated weights, in blocks of columns or N:M groups."""
+    step = factor.upper.diagonal().to(weight)
+    groups, dropped = n_m(pattern), weight == 0
+    mask = torch.ones_like(weight, dtype=torch.bool)
+    span = groups[1] if groups else BLOCK
+
+    def replace(j, current):
+        if j % span == 0:
+            here = slice(j, min(j + span, weight.shape[1]))
+            scores = (current[:, :span] / step[here]).square().masked_fill(dropped[:, here], -1)
+            mask[:, here] = keep_n_of_m(scores, *groups) if groups else keep_in_all([scores], sparsity)[0]
+            mask[:, here] &= ~dropped[:, here]
+        return current[:, 0] * mask[:, j]
+
+    return compensate(weight.clone(), factor, replace)
 
 
 def output_subspace(weight: torch.Tensor, metric: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -34,7 +34,7 @@ from models.params import key_params, read_params
 from models.refusal import Refused
 from models.variant import Step, Variant, parse as parse_grammar
 from operators import (
-    awq, contextual_sparsity, cut_memorized, dense_sparse, drop_layers, error_correction, flap, gptq, heal, hqq, low_rank, magnitude, mixed_levels,
+    awq, contextual_sparsity, cut_memorized, dense_sparse, drop_layers, error_correction, flap, gptq, heal, hqq, low_rank, magnitude, masks_2_4, mixed_levels,
     modegpt, round_to_nearest, share_blocks, skip_loop, slice_gpt, sparsegpt, split_quant, subnetwork, tune_heads,
     tensor_network, vector_quant, wanda,
 )
@@ -45,7 +45,7 @@ CALIBRATION = "demo/mixed:train:64x128"  # where a recipe names no text
 OPERATORS = {
     module.__name__.rpartition(".")[2]: module
     for module in (
-        drop_layers, skip_loop, share_blocks, flap, modegpt, magnitude, wanda, sparsegpt, low_rank, slice_gpt, round_to_nearest, gptq, awq, hqq, split_quant,
+        drop_layers, skip_loop, share_blocks, flap, modegpt, magnitude, wanda, sparsegpt, masks_2_4, low_rank, slice_gpt, round_to_nearest, gptq, awq, hqq, split_quant,
         vector_quant, tensor_network, dense_sparse, error_correction,
         tune_heads, cut_memorized, subnetwork, mixed_levels, heal, contextual_sparsity,
     )
@@ -54,7 +54,7 @@ OPERATORS = {
 MERGES = {module.__name__.rpartition(".")[2]: module for module in (average, task_arithmetic, ties, breadcrumbs, pcb, fisher, pleas, reversible)}
 ALL = OPERATORS | MERGES  # what a step may name; the first step over parents is one of MERGES, every other one of OPERATORS
 
-NARROWS, FACTORS, PRUNES = ("flap", "modegpt"), ("low_rank", "tensor_network", "dense_sparse"), ("magnitude", "wanda", "sparsegpt")
+NARROWS, FACTORS, PRUNES = ("flap", "modegpt"), ("low_rank", "tensor_network", "dense_sparse"), ("magnitude", "wanda", "sparsegpt", "masks_2_4")
 QUANTISES = ("round_to_nearest", "gptq", "awq", "hqq", "split_quant", "vector_quant")
 
 

@@ -18,8 +18,8 @@ from typing import Literal
 import torch
 
 from metrics.calibration import solve_matrices
-from metrics.solvers import BLOCK, Compensated, InverseFactor, compensate, inverse_factor
-from metrics.sparsity import keep_in_all, keep_n_of_m, mask_bits, n_m
+from metrics.solvers import Compensated, inverse_factor, prune
+from metrics.sparsity import mask_bits
 from metrics.stored_bits import note_bits, split_key, total_bits, value_bits
 from models.loaded import Model
 from models.outline import Outline
@@ -62,24 +62,6 @@ def check(params: Params, shape: Shape) -> None:
 
 def foresee(params: Params, outline: Outline) -> Outline:
     return foresee_mask(outline, outline.shape.chosen(params.which), params.sparsity, params.pattern)
-
-
-def prune(weight: torch.Tensor, factor: InverseFactor, sparsity: float, pattern: str) -> Compensated:
-    """The pruned and compensated matrix [out, in]."""
-    step = factor.upper.diagonal().to(weight)
-    groups, dropped = n_m(pattern), weight == 0
-    mask = torch.ones_like(weight, dtype=torch.bool)
-    span = groups[1] if groups else BLOCK
-
-    def replace(j, current):
-        if j % span == 0:
-            here = slice(j, min(j + span, weight.shape[1]))
-            scores = (current[:, :span] / step[here]).square().masked_fill(dropped[:, here], -1)
-            mask[:, here] = keep_n_of_m(scores, *groups) if groups else keep_in_all([scores], sparsity)[0]
-            mask[:, here] &= ~dropped[:, here]
-        return current[:, 0] * mask[:, j]
-
-    return compensate(weight.clone(), factor, replace)
 
 
 def decide(model: Model, params: Params, calibration, progress) -> Plan:
