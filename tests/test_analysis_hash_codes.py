@@ -303,7 +303,7 @@ def test_random_masks_are_as_many_as_predicted_ones():
 def test_a_against_itself_flips_nothing():
     a, again = computed(model_of("llama")), computed(model_of("llama"))
     f = tables.flips(a, again)
-    assert f.share.tolist() == [0, 0, 0] and f.kept == 1.0 and np.nanmax(f.passage) == 0
+    assert f.share.tolist() == [0, 0, 0] and (f.each == 1).all() and f.kept == 1.0 and np.nanmax(f.passage) == 0
     assert "B flips **0 %** of A’s bits" in subject.answer([run("A", a), run("B", again)])
 
 

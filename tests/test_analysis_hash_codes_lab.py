@@ -16,7 +16,9 @@ from metrics import regions
 from models.progress import Quiet
 from models.refusal import Refused
 from models.small_nets import shelf
+from tests.conftest import REPO
 
+MNIST = REPO.parent / "shared" / "data" / "images" / "mnist" / "mnist.npz"
 SMALL = subject.Params(widths=(3, 12), focus=8, repeats=2, epochs=3, samples=(20,), train_images=150, test_images=80, decays=(-2,), noises=(80,))
 
 
@@ -183,6 +185,21 @@ def test_images_are_known_by_what_they_hold(tmp_path):
     for wrong in ("images/none", "../x", "images/../../etc/passwd", "mnist"):
         with pytest.raises(Refused, match="There are no images"):
             shelf.load(wrong, 10, 10, 0, tmp_path / "home")
+
+
+@pytest.mark.skipif(not MNIST.is_file(), reason="MNIST is not here")
+def test_mnist_from_its_file_to_its_figures(home):
+    """Opened as a visitor opens it, trained, read off and drawn: the wide code knows more than the narrow one and shares less."""
+    params = subject.Params(images=shelf.add(MNIST, home), widths=(8, 48), focus=48, repeats=2, epochs=5, samples=(100,), train_images=1500, test_images=500, decays=(), noises=())
+    found = run(params)
+    rows = tables.Rows(found.result)
+    assert (found.result.n_train, found.result.n_test, found.result.n_classes) == (1500, 500, 10) and found.result.x_test.shape[1:] == (1, 28, 28)
+    r, knn, own = (rows.curve(m, "width").mean for m in ("r_train", "knn", "accuracy"))
+    assert r[0] > 0.8 and r[1] < 0.05 and knn[1] > 0.75 > knn[0] + 0.1 and own[1] > 0.85
+    assert rows.curve("knn", "samples", "raw").mean[-1] > 0.85
+    for card in subject.figures([found]):
+        for draw in card.views.values():
+            draw(THEMES["light"])
 
 
 def test_diverging_training_is_told(home, tmp_path):

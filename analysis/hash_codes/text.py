@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import numpy as np
@@ -13,7 +12,6 @@ from analysis.contract import Figure
 from analysis.hash_codes import tables, words
 from analysis.hash_codes.passage import WINDOW
 from analysis.hash_codes.words import percent
-from analysis.plots import number
 from analysis.theme import Theme, figure
 
 ACROSS, MOST = 16, 128
@@ -54,26 +52,27 @@ def neighbours(run, source: int, theme: Theme) -> go.Figure:
 
 
 def flip_cards(runs, f: tables.Flips) -> list[Figure]:
-    a = runs[0].result
-    cards = [_flips_card(runs, f)]
+    """The passage token by token where both models read it, then blocks, then neighbours where the same units were coded."""
+    a, height = runs[0].result, max(344, 150 + 20 * len(f.layers))
+    data, cards = tables.flipped(f, a), []
     if len(f.passage):
         worst = int(np.nanargmax(f.passage))
         cards.append(Figure(
             "flips_by_token", "The passage’s bits that B flips, token by token", f"Most at “{tables.texts(a)[int(a.row_ids[worst])]}”, position {worst}: {percent(float(f.passage[worst]))}; mean {percent(float(np.nanmean(f.passage)))}. Position 0 is not coded.",
-            {"": partial(strip, a, f)}, tables.flipped(f, a), f"Share of bits that differ between the codes of A and B at each token, over {len(f.layers)} common blocks.",
+            {"": partial(strip, a, f)}, data, f"Share of bits that differ between the codes of A and B at each token, over {len(f.layers)} common blocks.",
             "Strip of tokens coloured by flipped bits.", height=90 + 26 * -(-min(len(f.passage), MOST) // ACROSS), wide=True))
+    cards.append(Figure(
+        "flips", "Which bits does B flip?", f"{percent(float(f.share.mean()))} of all bits, most in block {f.layers[int(np.argmax(f.share))]}; A against itself is 0.", {"": partial(flips, f)}, data,
+        f"Share of the bits of {f.same:,} {a.unit}s that differ between A and B, by block; bars: 10 to 90 % of the {a.unit}s.", f"Flipped bits by block; mean {percent(float(f.share.mean()))}.", height=height))
+    if len(f.each):
+        null, n = float(tables.overlap(a.nearest[0], a.nearest[1]).mean()), f.same
+        least = int(np.argmin(f.each))
+        cards.append(Figure(
+            "neighbours_kept", "Whose neighbours change?", f"On average {percent(f.kept)} of nine neighbours stay, chance {percent(9 / max(n - 1, 9))}. A’s own random hyperplanes, which know the same inputs, have {percent(null)} of them. "
+            f"Most changed: “{tables.texts(a).get(int(a.token[least]), '')}”, row {a.sequence[least]}, position {a.position[least]}.",
+            {"": partial(stayed, f)}, data, f"How many of the nine nearest codes (Hamming, all blocks) of each of {n:,} {a.unit}s in A are among its nine nearest in B. Each {a.unit} is a row of the data.",
+            f"Bars: neighbours that stay; mean {percent(f.kept)}.", height=height))
     return cards
-
-
-def _flips_card(runs, f: tables.Flips) -> Figure:
-    a = runs[0].result
-    null = float(tables.overlap(a.nearest[0], a.nearest[1]).mean())
-    stay = f" Of nine neighbours {percent(f.kept)} stay; A’s own hyperplanes have {percent(null)} of them, chance is {percent(9 / max(f.same - 1, 9))}." if math.isfinite(f.kept) else ""
-    return Figure(
-        "flips", "Which bits does B flip?", f"{percent(float(f.share.mean()))} of all bits, most in block {f.layers[int(np.argmax(f.share))]}; A against itself is 0." + stay,
-        {"bits": partial(flips, f), **({"neighbours": partial(stayed, f)} if len(f.each) else {})}, tables.flipped(f, a),
-        f"Share of the bits of {f.same:,} {a.unit}s that differ between A and B, by block; bars: 10 to 90 % of the {a.unit}s.", f"Flipped bits by block; mean {percent(float(f.share.mean()))}.", height=max(344, 150 + 20 * len(f.layers)),
-    )
 
 
 def flips(f: tables.Flips, theme: Theme) -> go.Figure:

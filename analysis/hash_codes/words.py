@@ -97,7 +97,7 @@ def headlines(runs) -> tuple[Headline, ...]:
     if code := probe(r, "sign codes"):
         rows.append(Headline(f"{r.label} read off codes", round(code["accuracy"], 4), low=code["low"], high=code["high"], null=number(probe(r, "random hyperplanes")["accuracy"]), better="high",
                              note=f"k-NN, n = {code['n']:,}; null: random hyperplanes"))
-    rows.append(Headline("Never on", round(100 * silent(r)[0], 2), "% of units", note=f"{r.on_fraction[0].size * len(r.planes):,} units, {r.n_counted:,} tokens"))
+    rows.append(Headline("Never on", round(100 * silent(r)[0], 2), "%", note=f"of {r.on_fraction[0].size * len(r.planes):,} units, {r.n_counted:,} tokens"))
     told, random = masked(r, "predicted off", CUTS[MAIN]), masked(r, "random", CUTS[MAIN])
     rows.append(Headline("KL, predicted-off masked", told["kl"], "nats/token", told["low"], told["high"], number(random["kl"]), "low", f"{percent(told['masked_share'])} of units; null: random"))
     if len(runs) > 1 and not (f := tables.flips(r, runs[1].result)).why_not:
