@@ -277,7 +277,7 @@ def attention_map(run, theme: Theme) -> go.Figure:
                    custom=r.mass[method, at][..., None], hover=f"{METHODS[method]}<br>block %{{y}}, head %{{x}}: recall %{{z:.3f}}<br>attention on the keys found %{{customdata[0]:.3f}}")
         left = m * 0.345
         fig.update_layout({"xaxis" + (str(m + 1) if m else ""): dict(domain=[left, left + 0.31], title="head", anchor="y", **plots.ticks(list(range(r.recall.shape[3])), 9))})
-        plots.note(fig, theme, METHODS[method] + ("" if m == 2 else f", {BITS[b]} bits"), left, 1.0, color=theme.text, xanchor="left", yanchor="bottom", yshift=4)
+        plots.note(fig, theme, (f"projections, {BITS[b]} bits", "with keys centred", "signs of coordinates")[m], left, 1.0, color=theme.text, xanchor="left", yanchor="bottom", yshift=4)
     n = r.recall.shape[2]
     fig.update_layout(yaxis=dict(title="block", **{**plots.ticks(list(range(n)), 24), "range": [n - 0.5, -0.5]}))
     return fig

@@ -12,7 +12,7 @@ from kernels import hamming
 from metrics import codes
 from models.refusal import Refused
 
-SHOWN, WINDOW = 8, 14  # neighbours, and tokens of each up to the one that was found
+SHOWN, WINDOW = 8, 12  # neighbours, and tokens of each up to the one that was found
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,7 +44,7 @@ def neighbours(run, source: int, theme: Theme) -> go.Figure:
     custom = [[[w, None if not np.isfinite(s) else float(s), int(n["distance"][source, k])] for w, s in zip(words_[k], share[k])] for k in range(rows)]
     plots.heat(fig, theme, share, low=0, high=top, custom=custom, gap=2, hover="“%{customdata[0]}”<br>%{customdata[1]:.1%} of the bits differ here<br>row: %{customdata[2]:,} bits from the passage",
                bar=dict(title=dict(text="bits that differ", side="right"), tickformat=".0%", nticks=5))
-    plots.add(fig, [plots.text_at(theme, w[:10], x, y, ref=("x", "y"), color=plots.ink(float(share[y, x]), 0, top) if np.isfinite(share[y, x]) else theme.text) for y, row in enumerate(words_) for x, w in enumerate(row) if w])
+    plots.add(fig, [plots.text_at(theme, w[:7], x, y, ref=("x", "y"), color=plots.ink(float(share[y, x]), 0, top) if np.isfinite(share[y, x]) else theme.text) for y, row in enumerate(words_) for x, w in enumerate(row) if w])
     return fig
 
 
@@ -102,5 +102,5 @@ def strip(a, f: tables.Flips, theme: Theme) -> go.Figure:
     fig.update_layout(xaxis=dict(visible=False, range=[-0.5, ACROSS - 0.5]), yaxis=dict(visible=False, range=[rows - 0.5, -0.5]))
     plots.heat(fig, theme, z.reshape(rows, ACROSS), low=0, high=top, custom=[[[w] for w in names[i : i + ACROSS]] for i in range(0, len(names), ACROSS)], gap=2, hover="“%{customdata[0]}”<br>%{z:.2%} of the bits flipped",
                bar=dict(title=dict(text="bits flipped", side="right"), tickformat=".1%", nticks=4))
-    plots.add(fig, [plots.text_at(theme, w[:11], k % ACROSS, k // ACROSS, ref=("x", "y"), color=plots.ink(float(z[k]), 0, top) if np.isfinite(z[k]) else theme.text) for k, w in enumerate(names) if w])
+    plots.add(fig, [plots.text_at(theme, w[:9], k % ACROSS, k // ACROSS, ref=("x", "y"), color=plots.ink(float(z[k]), 0, top) if np.isfinite(z[k]) else theme.text) for k, w in enumerate(names) if w])
     return fig
