@@ -1,6 +1,6 @@
 """What looking costs: the same statistics gathered four ways, against the bare forward.
 
-    python -m benchmarks.capture [--threads 1] [--repeats 9] [--skip-kernels]
+    python -m benchmarks.capture [--threads 1 2] [--repeats 9] [--skip-kernels]
 
 Work: moments of mlp_post and sign codes of mlp_pre at every block, similarity of resid_pre and resid_post at every block;
 8 sequences of 256 tokens; GPT-2 of 6 blocks × 512 with random weights, then the shipped models. Bare is the model without its
@@ -227,12 +227,12 @@ def peak(times: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="one run for each; memory and kernels are measured at the first")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--skip-kernels", action="store_true")
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
+    torch.set_num_threads(chosen.threads[0])
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -240,8 +240,10 @@ def main() -> None:
     if chosen.peak:
         print(peak(chosen.peak))
         return
-    print(f"CPU, torch {torch.__version__}, {chosen.threads} thread(s), load {os.getloadavg()[0]:.1f}")
-    on("cpu", chosen.repeats)
+    for threads in reversed(chosen.threads):
+        torch.set_num_threads(threads)
+        print(f"CPU, torch {torch.__version__}, {threads} thread(s), load {os.getloadavg()[0]:.1f}")
+        on("cpu", chosen.repeats, with_memory=threads == chosen.threads[0])
     print(f"\n{gpu_in_words()}")
     if torch.cuda.is_available():
         on("cuda", chosen.repeats)
@@ -252,7 +254,7 @@ def main() -> None:
         bench.main()
 
 
-def on(device: str, repeats: int) -> None:
+def on(device: str, repeats: int, with_memory: bool = True) -> None:
     from models.bridge import share
 
     model = random_gpt2(device=device)
@@ -260,7 +262,8 @@ def on(device: str, repeats: int) -> None:
     cost(model, repeats, bridge)
     for demo in shipped(device):
         cost(demo, repeats)
-    (memory if device == "cpu" else gpu_memory)(model, bridge)
+    if with_memory:
+        (memory if device == "cpu" else gpu_memory)(model, bridge)
 
 
 if __name__ == "__main__":
