@@ -34,7 +34,7 @@ from models.params import key_params, read_params
 from models.refusal import Refused
 from models.variant import Step, Variant, parse as parse_grammar
 from operators import (
-    awq, contextual_sparsity, cut_memorized, dense_sparse, drop_layers, error_correction, flap, gptq, heal, hqq, low_rank, magnitude, masks_2_4, mixed_levels,
+    awq, contextual_sparsity, cut_memorized, dense_sparse, drop_layers, error_correction, flap, gptq, heal, hqq, low_rank, magnitude, masa, masks_2_4, mixed_levels,
     modegpt, round_to_nearest, share_blocks, skip_loop, slice_gpt, sparsegpt, split_quant, subnetwork, tune_heads,
     tensor_network, vector_quant, wanda,
 )
@@ -46,7 +46,7 @@ OPERATORS = {
     module.__name__.rpartition(".")[2]: module
     for module in (
         drop_layers, skip_loop, share_blocks, flap, modegpt, magnitude, wanda, sparsegpt, masks_2_4, low_rank, slice_gpt, round_to_nearest, gptq, awq, hqq, split_quant,
-        vector_quant, tensor_network, dense_sparse, error_correction,
+        vector_quant, tensor_network, dense_sparse, masa, error_correction,
         tune_heads, cut_memorized, subnetwork, mixed_levels, heal, contextual_sparsity,
     )
 }
@@ -54,7 +54,7 @@ OPERATORS = {
 MERGES = {module.__name__.rpartition(".")[2]: module for module in (average, task_arithmetic, ties, breadcrumbs, pcb, fisher, pleas, reversible)}
 ALL = OPERATORS | MERGES  # what a step may name; the first step over parents is one of MERGES, every other one of OPERATORS
 
-NARROWS, FACTORS, PRUNES = ("flap", "modegpt"), ("low_rank", "tensor_network", "dense_sparse"), ("magnitude", "wanda", "sparsegpt", "masks_2_4")
+NARROWS, FACTORS, PRUNES = ("flap", "modegpt"), ("low_rank", "tensor_network", "dense_sparse", "masa"), ("magnitude", "wanda", "sparsegpt", "masks_2_4")
 QUANTISES = ("round_to_nearest", "gptq", "awq", "hqq", "split_quant", "vector_quant")
 
 
@@ -143,6 +143,8 @@ def _conflict(earlier: Step, later: Step) -> str | None:
         return "the matrices are shown in their old basis, while a sliced model stores them in the new one; slice alone, or drop and share around it"
     if second == "slice_gpt":
         return "cutting the stream mixes all channels, so zeros, integer grids and thin factors are lost; slice first, without other steps on the weights"
+    if "masa" in (first, second) and {first, second} & {"share_blocks", "skip_loop"}:
+        return "blocks that share whole matrices have no atoms of their own to share; use one of the two"
     if first in ("share_blocks", "skip_loop"):
         weights_only = second in ("magnitude", "round_to_nearest", "split_quant", "tensor_network", "share_blocks") or _param(later, "metric") in ("svd", "none")
         return None if weights_only else "every copy of a shared block would be given its own values by its own inputs and stop being shared; calibrate first, share last"
