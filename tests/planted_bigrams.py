@@ -76,7 +76,7 @@ def planted(seed: int = 0) -> tuple[Model, Bigrams, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name in distractors:
-            matrices[name].copy_(torch.randn(matrices[name].shape, generator=generator) * 0.2)
+            matrices[name].copy_(torch.randn(matrices[name].shape, generator=generator) * matrices[name].shape[0] ** -0.5)  # inputs' number: outputs of size 1
     return wrapped(module), from_table(table, "planted"), ids
 
 

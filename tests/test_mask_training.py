@@ -169,7 +169,7 @@ FOUND = Schedule(400, 16, 5e-3, 1800 ** (1 / 400), reattain=40)
 def found(seed):
     model, table, ids = planted(seed)
     every = torch.ones_like(ids, dtype=torch.bool)
-    trained = train(model, ids, every, table, [Wish(x) for x in (0.0, 0.5, 4.0)], FOUND, Quiet())
+    trained = train(model, ids, every, table, [Wish(x) for x in (0.0, 0.5, 3.0)], FOUND, Quiet())
     return model, table, ids, [subnetworks.unpacked(t.kept, shape_of(model)) for t in trained], trained
 
 

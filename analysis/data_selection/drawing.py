@@ -63,7 +63,7 @@ def _target(run) -> str:
 def ranked(run, theme: Theme) -> go.Figure:
     r = run.result
     n = min(SHOWN, len(r.shown))
-    fig = figure(theme, margin=dict(l=440, r=20, t=10, b=42), height=520)
+    fig = figure(theme, margin=dict(l=440, r=96, t=28, b=42), height=520)
     hues = (theme.a, *theme.more)[:PARTS]
     top = [f for f in dict.fromkeys(r.feature[:n, :PARTS].T.ravel().tolist()) if f >= 0][:len(hues)]
     left = np.zeros(n)
@@ -78,7 +78,7 @@ def ranked(run, theme: Theme) -> go.Figure:
                       yaxis=dict(range=[n - 0.5, -0.5], tickvals=y, ticktext=[_short(r.text[i], 58) for i in r.shown[:n]], tickfont=dict(color=theme.text)))
     if r.has_labels:
         for i, row in enumerate(r.shown[:n]):
-            plots.note(fig, theme, str(r.label[row]), 1.0, i, ref=("paper", "y"), xanchor="right", color=theme.text if r.relevant[row] else theme.axis)
+            plots.note(fig, theme, _short(r.label[row], 14), 1.0, i, ref=("paper", "y"), xanchor="left", xshift=8, color=theme.text if r.relevant[row] else theme.axis)
     keys = [f'<span style="color:{c}">■</span> {f}' for c, f in zip(hues, top)] + [f'<span style="color:{theme.null_line}">■</span> others']
     plots.note(fig, theme, "feature  " + "  ".join(keys), 0.0, 1.0, xanchor="left", yanchor="bottom")
     return fig
@@ -172,9 +172,10 @@ def length(run, theme: Theme) -> go.Figure:
     for rows, colour, size, name in ((np.setdiff1d(there, words.taken(run)), theme.null_line, 4, "left"), (words.taken(run), theme.run(run.label), 6, "taken")):
         fig.add_trace(go.Scattergl(x=r.length[rows] + jitter[rows], y=r.score[0][rows], mode="markers", marker=dict(size=size, color=colour, symbol="circle", opacity=0.7),
                                    text=[_short(r.text[i], 60) for i in rows], hovertemplate=f"%{{text}}<br>{name}: %{{y:.3f}}<extra></extra>"))
-    for at, name in ((r.length.mean(), "pool"), (r.target_length[0], "target")):
+    marks = sorted([(r.length.mean(), "pool"), (r.target_length[0], "target")])
+    for (at, name), side in zip(marks, ("right", "left")):
         plots.dashed(fig, theme, at)
-        plots.note(fig, theme, name, at, 1.0, ref=("x", "paper"), yanchor="bottom", yshift=4)
+        plots.note(fig, theme, name, at, 1.0, ref=("x", "paper"), yanchor="bottom", yshift=4, xanchor=side)
     fig.update_layout(xaxis=dict(title="tokens"), yaxis=dict(title="score", showgrid=True))
     return fig
 
@@ -185,15 +186,14 @@ def length(run, theme: Theme) -> go.Figure:
 def _prototype_card(runs) -> Figure:
     run = runs[0]
     r = run.result
-    rows = [{"run": x.label, "feature": int(f), "prototype": float(v), "pool": float(q)} for x in runs
-            for f, v, q in zip(x.result.prototype_feature, x.result.prototype_value, x.result.pool_value)]
-    own = int((r.prototype_value > 2 * r.pool_value).sum())
+    rows = [{"run": x.label, "feature": int(f), "promotes": str(w), "prototype": float(v), "pool": float(q)} for x in runs
+            for f, w, v, q in zip(x.result.prototype_feature, x.result.prototype_words, x.result.prototype_value, x.result.pool_value)]
+    more = int((r.prototype_value > 2 * r.pool_value).sum())
     return Figure(
         "prototype", "Which features is the target made of?",
-        f"The target’s {len(r.prototype_feature)} largest features; {own} are more than twice as strong as in the pool (grey). A feature that every sample has says nothing. Click a feature for its card.",
+        f"The target’s {len(r.prototype_feature)} largest features; {more} are more than twice as strong as in the pool (grey). The largest promotes “{r.prototype_words[0]}”. A feature that every sample has says nothing.",
         _views(runs, prototype), pa.Table.from_pylist(rows), f"Mean activation of the largest features of the prototype for {_target(run)}, and their mean over the pool (grey).",
-        f"The largest is feature {r.prototype_feature[0]}, {number(r.prototype_value[0])} against {number(r.pool_value[0])} in the pool.", height=HEIGHT,
-        links={str(f): f"feature_browser?a={run.subject}&sae={r.sae}&feature={f}" for f in r.prototype_feature.tolist()})
+        f"The largest is feature {r.prototype_feature[0]}, {number(r.prototype_value[0])} against {number(r.pool_value[0])} in the pool.", height=HEIGHT)
 
 
 def prototype(run, theme: Theme) -> go.Figure:
@@ -201,7 +201,8 @@ def prototype(run, theme: Theme) -> go.Figure:
     x = np.arange(len(r.prototype_feature))
     fig = figure(theme, margin=dict(l=52, r=14, t=26, b=56), height=HEIGHT)
     fig.add_trace(go.Scatter(x=x, y=r.pool_value, mode="markers", marker=dict(symbol="line-ew-open", size=14, color=theme.null_line, line=dict(width=2)), hovertemplate="pool %{y:.3f}<extra></extra>"))
-    plots.dots(fig, theme, run.label if run.label in "AB" else "A", x, r.prototype_value, along="y", custom=[str(f) for f in r.prototype_feature], hover="feature %{customdata}: %{y:.3f}")
+    plots.dots(fig, theme, run.label if run.label in "AB" else "A", x, r.prototype_value, along="y", custom=[str(f) for f in r.prototype_feature],
+               text=[_short(w, 40) for w in r.prototype_words], hover="feature %{customdata}: %{y:.3f}<br>promotes %{text}")
     fig.update_layout(xaxis=dict(title="SAE feature", tickvals=x, ticktext=[str(f) for f in r.prototype_feature], tickangle=-60, range=[-0.7, len(x) - 0.3]),
                       yaxis=dict(title="mean activation", rangemode="tozero", showgrid=True))
     return fig
@@ -227,7 +228,7 @@ def _overlap_card(runs) -> Figure:
 def overlap(run, theme: Theme) -> go.Figure:
     names = [words.method(run, m) for m in range(len(METHODS))]
     z = np.array([[words.overlap(words.taken(run, i), words.taken(run, j)) for j in range(len(METHODS))] for i in range(len(METHODS))])
-    fig = figure(theme, margin=dict(l=150, r=14, t=14, b=84), height=HEIGHT)
+    fig = figure(theme, margin=dict(l=150, r=14, t=14, b=112), height=HEIGHT)
     plots.heat(fig, theme, z, low=0, high=1, gap=2, hover="%{z:.0%} shared")
     at = dict(tickvals=list(range(len(names))), ticktext=names, tickfont=dict(color=theme.text))
     fig.update_layout(xaxis=dict(**at, tickangle=-35, range=[-0.5, len(names) - 0.5]), yaxis=dict(**at, range=[len(names) - 0.5, -0.5]))

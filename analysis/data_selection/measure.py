@@ -9,6 +9,7 @@ import torch
 
 from analysis.data_selection.embed import Embedded, counted, embed
 from metrics import selection
+from metrics.feature_contexts import promoted
 from models.home import home
 from models.progress import Stage
 from models.refusal import Refused, shown
@@ -31,7 +32,8 @@ class Result:
     length, label, text [sample]; target_length [draw] mean counted tokens of a target example
     shown [rank] the first samples of draw 0; feature, share [rank, feature′] what they have in common with the prototype most, extra, missing
     [rank] the mass that only the sample and only the prototype has; share of features sums with what is left out to the score
-    prototype_feature, prototype_value, pool_value [feature″] the prototype's largest features and their mean in the pool
+    prototype_feature, prototype_value, pool_value [feature″] the prototype's largest features and their mean in the pool; prototype_words the
+    tokens that each promotes most (the direct path to the logits)
     covered [method, budget] features among the first samples of draw 0, of `alive` that occur in the pool
     """
 
@@ -60,6 +62,7 @@ class Result:
     prototype_feature: np.ndarray
     prototype_value: np.ndarray
     pool_value: np.ndarray
+    prototype_words: np.ndarray
     covered: np.ndarray
     alive: int
 
@@ -70,6 +73,7 @@ def compute(captures, params, progress) -> Result:
     tokens = capture.tokens
     if capture.corpus.packing != "padded":
         raise Refused(f"{capture.corpus.written} is packed: one sequence joins several samples. Choose it padded, one sample a sequence ({capture.corpus.written}:padded).")
+    relevant, labels = _relevant(tokens, params)
     with capture.model() as model, torch.no_grad():
         require_fit(sae, model)
         read = lambda t, p: embed(model, sae, torch.from_numpy(t.ids), counted(torch.from_numpy(t.ids), torch.from_numpy(t.keep), t.spans, params.part, params.first_token),
@@ -79,8 +83,10 @@ def compute(captures, params, progress) -> Result:
         aim = read(own, Stage(progress, 0.8, 0.85)) if own is not None else pool
         texts = _texts(model.tokenizer, tokens)
         target_texts = _texts(model.tokenizer, own) if own is not None else texts
-    relevant, labels = _relevant(tokens, params)
-    draws = [np.arange(len(own.ids))] if own is not None else _draws(relevant, params)
+        draws = [np.arange(len(own.ids))] if own is not None else _draws(relevant, params)
+        p = selection.prototype(aim.codes, draws[0])
+        top = np.argsort(-p, kind="stable")[:20]
+        meant = [" ".join(model.tokenizer.decode([int(t)]).strip() for t in row) for row in promoted(model, sae, top, 3)[0]]
     scores, orders = [], []
     for i, rows in enumerate(draws):
         candidates = np.arange(len(texts)) if own is not None else np.setdiff1d(np.arange(len(texts)), rows)
@@ -88,14 +94,13 @@ def compute(captures, params, progress) -> Result:
         scores.append(score), orders.append(order)
         progress.step(int(850 + 140 * (i + 1) / len(draws)), 1000, f"ranking by {len(METHODS)} methods, target {i + 1} of {len(draws)}")
     rows, first = draws[0], orders[0]
-    p = selection.prototype(aim.codes, rows)
-    top = np.argsort(-p, kind="stable")[:20]
     return Result(
         sae=sae.name, site=sae.site.written, d_sae=sae.d_sae, k=params.k or sae.k or 0, n_tokens=int(pool.length.sum()), n_sequences=len(texts),
         n_relevant=int(relevant.sum()), has_labels=bool(relevant.any()), score=np.array(scores, np.float32), order=np.array(orders, np.int32), relevant=relevant,
         target=np.array(draws) if own is None else -np.ones((1, len(rows)), int), target_text=np.array([target_texts[i] for i in rows]), length=pool.length,
         label=labels, text=np.array(texts), target_length=np.array([aim.length[d].mean() for d in draws]),
         **_explained(pool, p, first[0]), prototype_feature=top, prototype_value=p[top], pool_value=np.asarray(pool.codes.mean(0)).ravel()[top],
+        prototype_words=np.array(meant),
         covered=np.array([[selection.covered(pool.codes, order[: budget(b, order)]) for b in BUDGETS] for order in first]),
         alive=int((np.asarray((pool.codes > 0).sum(0)).ravel() > 0).sum()))
 

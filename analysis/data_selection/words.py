@@ -85,7 +85,10 @@ def percent(x: float) -> str:
 
 
 def spread(x: np.ndarray) -> str:
-    return percent(x.mean()) + (f" ({percent(x.min())}–{percent(x.max())} over {len(x)} draws)" if len(x) > 1 else "")
+    if len(x) < 2:
+        return percent(x.mean())
+    low, high = percent(x.min()), percent(x.max())
+    return f"{percent(x.mean())} ({f'{low} to {high} over' if low != high else 'in each of'} {len(x)} draws)"
 
 
 def answer(runs) -> str:

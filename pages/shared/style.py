@@ -49,7 +49,7 @@ RULES = """
 [data-testid="stStatusWidget"] {display: none}
 [data-testid="stLayoutWrapper"]:has(> .st-key-scheme) {position: absolute; height: 0; overflow: hidden}
 """
-DARK_RULES = '[data-testid="stBaseButton-primary"], [data-testid="stBaseButton-primary"] * {color: #10151A}'
+DARK_RULES = '[data-testid="stBaseButton-primary"]:enabled, [data-testid="stBaseButton-primary"]:enabled * {color: #10151A}'
 
 
 def theme() -> str:
