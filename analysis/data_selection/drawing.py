@@ -191,9 +191,10 @@ def _prototype_card(runs) -> Figure:
     more = int((r.prototype_value > 2 * r.pool_value).sum())
     return Figure(
         "prototype", "Which features is the target made of?",
-        f"The target’s {len(r.prototype_feature)} largest features; {more} are more than twice as strong as in the pool (grey). The largest promotes “{r.prototype_words[0]}”. A feature that every sample has says nothing.",
+        f"The target’s {len(r.prototype_feature)} largest features; {more} are more than twice as strong as in the pool (grey). The largest promotes “{r.prototype_words[0]}”. A feature that every sample has says nothing. Click one for its card.",
         _views(runs, prototype), pa.Table.from_pylist(rows), f"Mean activation of the largest features of the prototype for {_target(run)}, and their mean over the pool (grey).",
-        f"The largest is feature {r.prototype_feature[0]}, {number(r.prototype_value[0])} against {number(r.pool_value[0])} in the pool.", height=HEIGHT)
+        f"The largest is feature {r.prototype_feature[0]}, {number(r.prototype_value[0])} against {number(r.pool_value[0])} in the pool.", height=HEIGHT,
+        links={str(f): f"feature_browser?a={run.subject}&sae={r.sae}&feature={f}" for f in r.prototype_feature.tolist()})
 
 
 def prototype(run, theme: Theme) -> go.Figure:
