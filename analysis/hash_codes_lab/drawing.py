@@ -15,7 +15,7 @@ from analysis.hash_codes_lab.words import share
 from analysis.theme import Theme, figure
 
 PHASE = {"regime": None, "R, training images": "r_train", "k-NN accuracy": "knn"}
-READERS = {"k-NN": "knn", "logistic regression": "logistic", "K-Means, purity": "purity", "K-Means, Hungarian": "hungarian"}
+READERS = {"k-NN": "knn", "logistic": "logistic", "purity": "purity", "Hungarian": "hungarian"}
 
 
 def figures(runs) -> list[Figure]:
@@ -100,7 +100,7 @@ def _redundancy_card(run, rows: Rows) -> Figure:
     planes, noise = rows.curve("r_train", "width", "hyperplanes").at(rows.focus)[0], rows.curve("r_noise_input", "width").at(rows.focus)[0]
     at = next((w for w, r in zip(knee.x, knee.mean) if r <= run.params.sufficient), None)
     return Figure(
-        "redundancy", "Redundancy of codes over width", f"R falls with width {f'and is at most {run.params.sufficient:g} from width {at} on' if at else ''}, beside random hyperplanes in grey: {share(planes)} "
+        "redundancy", "Redundancy of codes over width", f"R falls with width{f' and is at most {run.params.sufficient:g} from width {at} on' if at else ''}, beside random hyperplanes in grey: {share(planes)} "
         f"at width {rows.focus}, where training images have {share(knee.at(rows.focus)[0])} and uniform noise {share(noise)}. R depends on n.",
         {"R": partial(redundancy, rows, False), "effective bits": partial(redundancy, rows, True)}, run.result.cells,
         f"Redundancy ratio R = (n − different codes)/n of {rows.total:,} training and {run.result.n_test:,} test images against width ({_net(run)}), after {rows.last} epochs. "
@@ -143,10 +143,10 @@ def _readers_card(run, rows: Rows) -> Figure:
     here, planes, raw = rows.curve("knn", "width").at(rows.focus)[0], rows.curve("knn", "width", "hyperplanes").at(rows.focus)[0], rows.curve("knn", "samples", "raw").at(rows.total)[0]
     wide = rows.curve("knn", "width").at(rows.widths[-1])[0] - rows.curve("knn", "width", "hyperplanes").at(rows.widths[-1])[0]
     return Figure(
-        "what_codes_know", "What codes know, over width", f"Width {rows.focus}: k-NN reads {share(here)} of the test images off the code, {share(planes)} off random hyperplanes: training adds {100 * (here - planes):.1f} points; "
-        f"at width {rows.widths[-1]}, {100 * wide:.1f}. Raw pixels: {share(raw)}.",
+        "what_codes_know", "What codes know", f"Width {rows.focus}: k-NN reads {share(here)} of the test images off the code, {share(planes)} off random hyperplanes: training adds {100 * (here - planes):.1f} points"
+        f"{f'; at width {rows.widths[-1]}, {100 * wide:.1f}' if rows.widths[-1] != rows.focus else ''}. Raw pixels: {share(raw)}.",
         {name: partial(readers, rows, measure) for name, measure in READERS.items()}, run.result.cells,
-        f"Test accuracy of simple methods on codes against width ({_net(run)}), {rows.total:,} training and {run.result.n_test:,} test images, after {rows.last} epochs; the network's own accuracy beside it. Purity lets clusters "
+        f"Test accuracy of simple methods on codes against width ({_net(run)}), {rows.total:,} training and {run.result.n_test:,} test images, after {rows.last} epochs; the network's own accuracy beside it. Purity lets clusters of K-Means "
         "share a label, Hungarian does not. Grey: random hyperplanes with as many bits, the untrained network, and the pixels themselves.",
         f"Accuracy over widths {rows.widths[0]} to {rows.widths[-1]} with controls.",
     )
@@ -223,8 +223,8 @@ def over_plot(rows: Rows, over: str, theme: Theme) -> go.Figure:
     curve(fig, theme, rows.curve("accuracy", column), at, "the network itself", axes=right, color=theme.text, marker=None, what=title)
     curve(fig, theme, rows.curve("logistic", column), at, "logistic regression", axes=right, color=theme.a, dash="dot", marker="square-open", what=title)
     curve(fig, theme, rows.curve("knn", column), at, "k-NN", axes=right, color=theme.a, what=title)
-    legend(fig, theme, [("●", theme.a, "train"), ("○", theme.a, "test")])
-    legend(fig, theme, [("●", theme.a, "k-NN"), ("□", theme.a, "logistic"), ("─", theme.text, "network"), ("╌", theme.null_line, "hyperplanes")], 0.56)
+    legend(fig, theme, [("●", theme.a, "train"), ("○", theme.a, "test"), ("╌", theme.null_line, "hyperplanes")])
+    legend(fig, theme, [("●", theme.a, "k-NN"), ("□", theme.a, "logistic"), ("─", theme.text, "network")], 0.56)
     labels = [f"10<sup>−{round(-np.log10(v))}</sup>" if over == "L2" else f"{v:,}" for v in at]
     axis = dict(title=title, **plots.ticks(labels, 9))
     fig.update_layout(xaxis=dict(domain=[0, 0.44], **axis), xaxis2=dict(domain=[0.56, 1], anchor="y2", **axis), yaxis=dict(title="R", rangemode="tozero", showgrid=True),
