@@ -13,6 +13,7 @@ An analysis is one module with:
     also(variant, params)      (optional) further variants that the computation of one subject (of several, the last) reads, for instance
                          checkpoints along its training; their captures follow the subject's, and they are part of the key
     reads(variants, params)    (optional) content hashes of files that the parameters name, for instance an SAE; part of the key
+    also_of(variants, params)  (optional) in place of `also`, where they follow from all subjects together, as a merge does
     compute(captures, params, progress) -> Result
     answer(runs) -> str                    the sentence on top, numbers and null included; Markdown bold allowed
     headlines(runs) -> tuple[Headline]     at most four numbers; the rows of a compression report

@@ -183,9 +183,10 @@ def files_read(request: Request) -> list:
 
 
 def also(request: Request) -> tuple[Variant, ...]:
-    """Variants that the computation reads besides its subject (of several, besides the last)."""
+    """Variants that the computation reads besides its subject (of several, besides the last, or what follows from all of them)."""
     module = analysis.load(request.analysis)
     found = module.also(request.variants[-1], request.params) if hasattr(module, "also") else ()
+    found = module.also_of(request.variants, request.params) if hasattr(module, "also_of") else found
     return tuple(operators.canonical(v) for v in found)
 
 

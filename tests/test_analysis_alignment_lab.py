@@ -1,0 +1,120 @@
+"""The lab of perceptrons: a planted order is found and costs nothing, the honest trends on digits with three seeds, every figure."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import analysis.alignment_lab as subject
+from analysis.alignment_lab import pairs
+from analysis.alignment_lab.pairs import ACTIVATIONS, NONE, RANDOM, WEIGHTS, Data
+from analysis.contract import Run
+from analysis.theme import THEMES
+from cache.codec import decode, encode
+from cache.store import Store
+from metrics.permutation import perceptron
+from metrics.permutation.matching import weight_matching
+from metrics.permutation.spec import apply, inverse, random_maps
+from models.progress import Quiet
+from models.refusal import Refused
+
+SHAPES = [(5, 7, 3), (64, 256, 10), (2, 64, 64, 2), (10, 33, 20, 12, 4), (6, *[16] * 8, 3)]
+
+
+def network(shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    out = {}
+    for layer, (n, m) in enumerate(zip(shape, shape[1:])):
+        out |= {f"w{layer}": torch.randn(m, n, generator=generator) / n**0.5, f"b{layer}": 0.3 * torch.randn(m, generator=generator)}
+    return out
+
+
+def data_of(shape, n=200):
+    generator = torch.Generator().manual_seed(5)
+    x, x_test = (torch.rand(n, shape[0], generator=generator) for _ in range(2))
+    y, y_test = (torch.randint(0, shape[-1], (n,), generator=generator) for _ in range(2))
+    return Data(x, y, x_test, y_test)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    params = subject.Params(widths=(8,), learn_steps=20, nulls=10)
+    return Run("A", "", subject.compute((), params, Quiet()), params, {})
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_planted_order_is_found_whole_and_a_legal_order_changes_nothing(shape):
+    a = network(shape)
+    spec = perceptron.spec_of(a)
+    planted = random_maps(spec, torch.Generator().manual_seed(1))
+    b = apply(spec, a, planted)
+    x = torch.rand(50, shape[0], dtype=torch.float64)
+    wide = lambda p: {k: v.double() for k, v in p.items()}
+    assert (perceptron.hidden(wide(a), x)[-1] - perceptron.hidden(wide(b), x)[-1]).abs().max() < 1e-12
+    found = weight_matching(spec, a, b).maps
+    assert all(torch.equal(found[s], inverse(planted)[s]) for s in spec.sizes)
+    assert all(torch.equal(p, a[name]) for name, p in apply(spec, b, found).items())
+    by_activations = apply(spec, b, perceptron.activation_matching(spec, a, b, x.float()))  # units that never fire are free
+    assert all((p - q).abs().max() < 1e-5 for p, q in zip(perceptron.hidden(a, x.float()), perceptron.hidden(by_activations, x.float())))
+
+
+def test_a_pair_that_is_one_network_has_no_barrier_and_r_one_and_two_random_ones_do_not():
+    shape = (12, 20, 16, 4)
+    a, data = network(shape), data_of(shape)
+    spec = perceptron.spec_of(a)
+    b = apply(spec, a, random_maps(spec, torch.Generator().manual_seed(3)))
+    params = subject.Params(learn_steps=0, points=5, nulls=6)
+    same, other = (pairs.measured(a, x, data, params, 0, Quiet()) for x in (b, network(shape, 9)))
+    i = pairs.methods_of(params).index(WEIGHTS)
+    assert same["barrier"][i] == pytest.approx(np.zeros((2, 2)), abs=1e-6) and same["taylor"][i] == pytest.approx(0, abs=1e-9)
+    assert same["r"][i] == pytest.approx(np.ones(20), abs=1e-9) and same["reduction"][i] == pytest.approx(100) and same["merged"][i] == pytest.approx(np.ones(20), abs=1e-6)
+    assert other["r"][i].max() < 0.6 and 0 < other["reduction"][i] < 60 and abs(same["r"][0][0]) < 0.4
+
+
+def test_barrier_and_path_by_hand():
+    """Two networks of one unit, logits (w x, 0) with w = +1 and −1: at the midpoint the logits are 0, loss ln 2, accuracy that of the first class."""
+    net = lambda w: {"w0": torch.tensor([[1.0], [-1.0]]), "b0": torch.zeros(2), "w1": torch.tensor([[w, 0.0], [0.0, 0.0]]), "b1": torch.zeros(2)}
+    x, y = torch.tensor([[1.0], [1.0], [1.0]]), torch.tensor([0, 0, 1])
+    path = perceptron.mixture_losses([net(1.0), net(-1.0)], np.array([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]), x, y)
+    lose = lambda w: (2 * np.log1p(np.exp(-w)) + np.log1p(np.exp(w))) / 3
+    assert path[:, 0] == pytest.approx([lose(-1), np.log(2), lose(1)]) and path[:, 1] == pytest.approx([1 / 3, 2 / 3, 2 / 3])
+    assert pairs.barrier(path[:, 0], np.array([0, 0.5, 1])).tolist() == pytest.approx([0.0, np.log(2) - (lose(1) + lose(-1)) / 2])
+    assert pairs.barrier(path[:, 0], np.array([0, 0.5, 1]))[1] < 0  # a convex loss dips below the line
+
+
+def test_the_honest_trends_on_digits_three_seeds(digits):
+    r = digits.result
+    of = lambda m: r.barrier[:, r.methods.index(m), 1, 1]
+    g = 6  # γ = 0.3
+    aligned = lambda m: r.r[:, r.methods.index(m), g]
+    assert len(of(NONE)) == 3 and (of(NONE) >= 0.3).all() and (of(RANDOM) >= 0.3).all()
+    assert (of(WEIGHTS) <= 0.2 * of(NONE)).all() and (of(ACTIVATIONS) <= 0.2 * of(NONE)).all()
+    assert (aligned(NONE) < 0.15).all() and (r.null[..., g] < 0.15).all() and (aligned(WEIGHTS) > 0.4).all() and (aligned(WEIGHTS) > 4 * r.null[..., g].max(1)).all()
+    assert (np.abs(r.reduction[:, -1]) < 5).all() and (r.reduction[:, r.methods.index(WEIGHTS)] > 20).all()
+    assert (r.cut_barrier[:, 0] < 0.2 * of(NONE)).all() and (r.cut_barrier[:, 1] > 0.5 * of(NONE)).all()
+    assert r.path[:, 0, [0, -1], 1, 1].min() > 0.95 and r.cycle > 0.4
+    assert r.pair_barrier[2][np.isfinite(r.pair_barrier[2])].max() < 0.3 * np.nanmin(r.pair_barrier[0])
+    assert r.epoch_barrier[0] == pytest.approx(np.zeros((3, 3)), abs=0.02)
+
+
+def test_every_figure_words_and_the_store(digits, tmp_path):
+    arrays, tables, plain = encode(digits.result)
+    store = Store(tmp_path)
+    store.put("0" * 64, arrays=arrays, tables=tables, record={"plain": plain})
+    again = dataclasses.replace(digits, result=decode(subject.Result, store.get("0" * 64)))
+    assert subject.answer([again]) == subject.answer([digits]) and len(subject.headlines([again])) == 4
+    names = [card.name for card in subject.figures([again])]
+    assert len(names) == len(set(names)) == 8
+    for card in subject.figures([again]):
+        assert card.data.num_rows and "nan" not in card.reading + card.alt
+        for theme in THEMES.values():
+            for draw in card.views.values():
+                draw(theme)
+
+
+def test_what_cannot_be_trained_is_refused():
+    with pytest.raises(Refused, match="diverged"):
+        subject.compute((), subject.Params(widths=(), width=4, epochs=3, lr=1e30, optimizer="sgd", hidden=6, repeats=2, train_images=60, test_images=20), Quiet())
+    with pytest.raises(Refused, match="no images"):
+        subject.compute((), subject.Params(images="images/none-0123"), Quiet())
