@@ -55,7 +55,7 @@ def test_a_model_and_itself_in_another_order(family):
     plain, ordered, partial = range(3)
     assert price[ordered, 0] == pytest.approx(0, abs=1e-4) and abs(price[plain, 0]) > 0.01
     assert r.r[ordered, 0, 0] == pytest.approx(np.ones(20), abs=1e-3) and r.r[ordered, 1, 1] == pytest.approx(np.ones(20), abs=1e-3) and r.r[ordered, 1, 0, 0] < 0.5
-    assert r.distance[ordered, 0] < 1e-3 < r.distance[plain, 0] and r.distance[plain] == pytest.approx(np.ones(2), abs=1e-5)
+    assert r.distance[ordered, 0] < 1e-3 < r.distance[plain, 0] and r.distance[plain] == pytest.approx(np.ones(2), abs=0.05)  # folding the norms of a mean is not the mean of the folded
     assert np.isnan(r.r[partial]).all() and np.isnan(r.distance[partial]).all() and r.parameters[-1] > r.parameters[0]
     for i, capture in enumerate(subjects):
         assert np.array_equal(r.nll[0][i], sequence_losses(capture.subject, capture.ids, capture.keep)[NLL])
