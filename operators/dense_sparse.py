@@ -39,7 +39,7 @@ class Params:
     dense: float = param(0.75, "Of them dense", first=True, low=0.0, high=1.0, help="The part that goes to the dense or the thin factors")
     metric: Literal["inputs", "none"] = param("inputs", "Errors count by", help="The mean square of their input on a text, or all alike")
     which: Literal["all", "attn", "mlp"] = param("all", "Matrices")
-    steps: int = param(20, "Steps", low=1, high=500)
+    steps: int = param(10, "Steps", low=1, high=500)
 
 
 NEUTRAL = (Params(keep=1.0), 0.0)
