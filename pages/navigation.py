@@ -15,6 +15,7 @@ page = st.navigation(
                         st.Page("memorization_subspace.py", title="Is what it has by heart kept in one subspace?"),
                         st.Page("data_selection.py", title="Which training samples are most like my task?"),
                         st.Page("hash_codes.py", title="Which units does each token switch on?"),
+                        st.Page("sae_training.py", title="Which dictionary of features does a site hold?"),
                         st.Page("feature_browser.py", title="What does each SAE feature stand for?"),
                         st.Page("hash_codes_lab.py", title="Does each image get a code of its own?")],
         "Compress": [st.Page("compression.py", title="How small can the model get before it changes?"), st.Page("compression_cost.py", title="What did the compression cost?"),
