@@ -31,6 +31,7 @@ TITLE = "Feature browser"
 QUESTION = "What does each feature of a sparse autoencoder stand for, and what does it do?"
 MODELS = (1, 1)
 CORPUS = "demo/mixed:128x128"
+not_in_report = "It looks at one feature at a time; feature_survival counts them all."
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ the figures that show the difference below.
 and where two intervals overlap at the analysis's own page.
 
 An analysis joins by being in the list of analyses. It may say `corpus_for(variant)`, the text it wants for a model, and
-`report_params`, settings for the report where its defaults would take too long.
+`report_params`, settings for the report where its defaults would take too long; `not_in_report`, a sentence, leaves it out.
 """
 
 from __future__ import annotations

@@ -39,6 +39,8 @@ def _ask(name: str, a: str, b: str, device: str) -> Asked:
     except Exception as fault:  # one analysis that cannot be imported must not take the report away
         return Asked(name, (), f"It could not be loaded ({type(fault).__name__}).")
     low, high = module.MODELS
+    if hasattr(module, "not_in_report"):
+        return Asked(name, (), module.not_in_report)
     if high == 0:
         return Asked(name, (), "It trains small networks of its own and looks at no language model.")
     if low > 2:
