@@ -53,31 +53,35 @@ def output_matrix(model: Model, layer: int) -> torch.Tensor:
 def located(weight: torch.Tensor, mem: torch.Tensor, base: torch.Tensor | None, ratio: float) -> torch.Tensor:
     """bool [out, in]: the top max(1, ⌊ratio · in⌋) of each output row by |W| · mem, where mem > base; base None: no contrast."""
     k = max(1, int(ratio * weight.shape[1]))
-    score = weight.abs().double() * mem
+    score = weight.abs().double() * mem.to(weight.device)
     top = torch.zeros_like(weight, dtype=torch.bool).scatter_(1, score.topk(k, 1).indices, True)
-    return top if base is None else top & (mem > base)
+    return top if base is None else top & (mem > base).to(weight.device)
 
 
-def neuron_scores(weight: torch.Tensor, mem: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
-    """‖w_j‖ · (mem_j − base_j), float64 [in]."""
-    return weight.double().norm(dim=0) * (mem - base)
-
-
-def located_neurons(weight: torch.Tensor, mem: torch.Tensor, base: torch.Tensor, ratio: float) -> torch.Tensor:
-    """bool [out, in] of whole columns: the top max(1, ⌊ratio · in⌋) neurons by `neuron_scores`, positive ones only."""
-    score = neuron_scores(weight, mem, base)
+def columns(weight: torch.Tensor, score: torch.Tensor, ratio: float, signed: bool = True) -> torch.Tensor:
+    """bool [out, in] of whole columns: the top max(1, ⌊ratio · in⌋) neurons by `score` [in]; `signed`: positive ones only."""
     chosen = torch.zeros_like(score, dtype=torch.bool)
-    chosen[score.topk(max(1, int(ratio * len(score)))).indices] = True
-    return (chosen & (score > 0)).expand(weight.shape)
+    chosen[score.topk(max(1, int(ratio * len(score) + 1e-9))).indices] = True
+    return (chosen & (score > 0) if signed else chosen).to(weight.device).expand(weight.shape)
+
+
+def neuron_scores(weight: torch.Tensor, mem: torch.Tensor, base: torch.Tensor | None) -> torch.Tensor:
+    """‖w_j‖ · (mem_j − base_j), float64 [in]; base None: no contrast, mem_j alone."""
+    return weight.double().norm(dim=0).cpu() * (mem if base is None else mem - base)
 
 
 def masks(model: Model, mem: Sizes, base: Sizes | None, ratio: float, unit: str = "weights") -> dict[int, torch.Tensor]:
-    """Located weights of every block; `unit` is weights or neurons."""
+    """Located weights of every block; `unit` is weights or neurons, base None means no contrast."""
     out = {}
     for i, x in mem.rms.items():
-        w = output_matrix(model, i)
-        out[i] = located_neurons(w, x, base.rms[i], ratio) if unit == "neurons" else located(w, x, None if base is None else base.rms[i], ratio)
+        w, b = output_matrix(model, i), None if base is None else base.rms[i]
+        out[i] = columns(w, neuron_scores(w, x, b), ratio) if unit == "neurons" else located(w, x, b, ratio)
     return out
+
+
+def neuron_masks(model: Model, scores: dict[int, torch.Tensor], ratio: float, signed: bool = True) -> dict[int, torch.Tensor]:
+    """Whole columns of every block, by any score per neuron (metrics.attribution)."""
+    return {i: columns(output_matrix(model, i), score, ratio, signed) for i, score in scores.items()}
 
 
 def random_like(masks: dict[int, torch.Tensor], unit: str, seed: int) -> dict[int, torch.Tensor]:

@@ -209,17 +209,21 @@ QUESTION = ("Body", "Question", "question", "Answer", "answer")  # of GSM8K and 
 
 
 def _json_document(row, path: Path, number: int) -> Document:
-    """A row is text, or its text is its `text`, or else its question with its answer, which is then marked."""
+    """A row is text, or its text is its `text`, or a `prefix` with a `suffix`, or else a question with its answer; suffix and answer
+    are marked."""
     if isinstance(row, str):
         return Document(row, {})
     if not isinstance(row, dict):
         row = {}
-    labels = {k: v for k, v in row.items() if k != "text" and isinstance(v, (str, int, float, bool))}
+    labels = {k: v for k, v in row.items() if k not in ("text", "prefix", "suffix") and isinstance(v, (str, int, float, bool))}
     if isinstance(row.get("text"), str):
         return Document(row["text"], labels)
+    if isinstance(row.get("prefix"), str) and isinstance(row.get("suffix"), str) and row["suffix"].strip():
+        prefix, suffix = row["prefix"].rstrip(), row["suffix"].strip()
+        return Document(f"{prefix} {suffix}", labels, ((len(prefix) + 1, len(prefix) + 1 + len(suffix), "suffix"),))
     parts = [str(labels[k]) for k in QUESTION if k in labels]
     if len(parts) < 2:
-        raise Refused(f"{path.name}, line {number}, has no “text” string; each line must be like {{\"text\": \"…\"}}, other fields become labels.")
+        raise Refused(f"{path.name}, line {number}, has no “text” string; each line must be like {{\"text\": \"…\"}} or {{\"prefix\": \"…\", \"suffix\": \"…\"}}, other fields become labels.")
     text = "\n".join(parts)
     return Document(text, labels, ((len(text) - len(parts[-1]), len(text), "answer"),))
 

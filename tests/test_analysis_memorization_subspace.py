@@ -1,20 +1,23 @@
 """Memorization: extraction by hand, planted memory units found and cut exactly, nothing found where nothing is known by heart."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import analysis
 from analysis import run
-from analysis.memorization_subspace import Params, words
-from metrics import memorized
-from metrics.extraction import Passages, completion, extract, passages, shortened
+from analysis.memorization_subspace import Params, lost, words
+from metrics import attribution, injection, memorized
+from metrics.extraction import Passages, decode, extract, likeness, passages, shortened
 from metrics.soft_prompt import recovery
 from models import checkpoints, shelf
 from models.corpus import Tokens, register_text
 from models.layout import layout_for
 from models.loaded import Model
-from operators import cut_memorized
+from models.progress import Quiet
+from operators import cut_memorized, parse
 from tests import tiny
 from tests.operator_bench import Text, model_of, text_for
 
@@ -27,7 +30,7 @@ def strings(n: int = N, seed: int = 0) -> Passages:
     """Random strings of ten tokens after the first: five of prefix, five of suffix."""
     ids = torch.randint(4, 32, (n, LENGTH + 1), generator=torch.Generator().manual_seed(seed))
     ids[:, 0] = 0
-    return Passages(ids, torch.full((n,), 6), torch.full((n,), LENGTH + 1))
+    return Passages(ids, torch.full((n,), 6), torch.full((n,), LENGTH + 1), torch.arange(n))
 
 
 def planted(p: Passages, d_mlp: int = 256, memory: int = 0) -> tuple[Model, torch.Tensor]:
@@ -94,12 +97,12 @@ def test_extraction_by_hand():
         def logits(self, ids):
             return torch.nn.functional.one_hot((ids + 1) % 32, 32).float() * 50
 
-    p = Passages(torch.tensor([[0, 5, 6, 7, 8, 9], [0, 5, 6, 7, 9, 10]]), torch.tensor([3, 3]), torch.tensor([6, 6]))
+    p = Passages(torch.tensor([[0, 5, 6, 7, 8, 9], [0, 5, 6, 7, 9, 10]]), torch.tensor([3, 3]), torch.tensor([6, 6]), torch.arange(2))
     found = extract(Next(), p)
     assert found.exact.tolist() == [True, False] and found.leading.tolist() == [3, 1]
     assert found.right.tolist() == pytest.approx([1, 2 / 3]) and found.nats[0] < 1e-6 < found.nats[1]
-    assert completion(Next(), p, 1) == [7, 8, 9]
-    short = shortened(p, 0.5)
+    assert likeness("kitten", "sitting") == pytest.approx(1 - 3 / 7) and likeness("", "") == 1.0 and likeness("ab", "") == 0.0
+    short = shortened(p, 1)
     assert short.ids[0].tolist() == [0, 6, 7, 8, 9, 0] and short.start.tolist() == [2, 2] and short.end.tolist() == [5, 5]
 
 
@@ -119,13 +122,11 @@ def test_greedy_decoding_agrees_with_the_single_pass(known):
     p, model, _ = known
     found = extract(model, p)
     assert found.exact.all()
-    for i in range(3):
-        assert completion(model, p, i) == p.ids[i, 6:].tolist()
+    assert decode(model, p) == [p.suffix(i) for i in range(len(p))]
     fresh = strings(20, seed=99)
     result = extract(model, fresh)
-    for i in range(4):
-        said = completion(model, fresh, i)
-        assert (said == fresh.ids[i, 6:].tolist()) == bool(result.exact[i])
+    said = decode(model, fresh, more=1)
+    assert [one[:5] == fresh.suffix(i) for i, one in enumerate(said)] == result.exact.tolist() and len(said[0]) == 6
 
 
 # masks
@@ -139,7 +140,7 @@ def test_masks_by_hand():
     assert memorized.located(w, mem, base, 0.25).tolist() == [[False] * 4, [False, False, False, True]]  # channel 0 is larger on the base
     assert memorized.located(w, mem, base, 0.5)[1].tolist() == [False, True, False, True]
     assert memorized.neuron_scores(w, mem, base).tolist() == pytest.approx([-(10**0.5), 2**0.5, 0.0, 2.5])
-    assert memorized.located_neurons(w, mem, base, 0.5)[0].tolist() == [False, True, False, True]
+    assert memorized.columns(w, memorized.neuron_scores(w, mem, base), 0.5)[0].tolist() == [False, True, False, True]
     a, b = torch.tensor([[1, 1, 0, 0]]).bool(), torch.tensor([[0, 1, 1, 0]]).bool()
     assert memorized.iou(a, b) == pytest.approx(1 / 3) and memorized.chance_iou(a, b) == pytest.approx(0.25 / 0.75)
 
@@ -194,7 +195,7 @@ def test_a_model_that_knows_nothing_by_heart_comes_out_empty(home, tmp_path):
     found = run.load(request)
     assert found.result.n_memorized == 0 and not words.located(found.result) and found.result.control_name.startswith("the same passages")
     module = analysis.load(NAME)
-    assert "too few" in module.answer([found]) and len(module.figures([found])) == 1 and len(module.headlines([found])) == 1
+    assert "too few" in module.answer([found]) and len(module.figures([found])) == 2 and len(module.headlines([found])) == 1
     with pytest.raises(Exception, match="at least 4 are needed"):
         model = model_of("gpt2")
         cut_memorized.decide(model, cut_memorized.Params(base="shuffled"), text_for(model), None)
@@ -218,7 +219,102 @@ def test_a_soft_prompt_brings_back_what_is_there_and_not_what_was_never_learned(
     """One step of nothing is plain extraction; the same seed gives the same curve."""
     p, model, _ = known
     one = recovery(model, p[:4], (0, 5), n_vectors=2, seed=3)
-    assert torch.equal(one, recovery(model, p[:4], (0, 5), n_vectors=2, seed=3)) and one.shape == (2,)
+    assert torch.equal(one, recovery(model, p[:4], (0, 5), n_vectors=2, seed=3)) and one.shape == (2, 4)
+
+
+def test_what_compression_lost_goes_through_the_same_test(known):
+    """A compressed model whose second half of memory is cut away; a checkpoint as it was opened has lost nothing to speak of."""
+    p, model, where = known
+    masks = memorized.masks(model, memorized.of_passages(model, p[:8]), base_of(model, p), 0.2, "neurons")
+    text = Text(memorized.cut(model, masks), p.ids, torch.ones_like(p.ids, dtype=torch.bool), start=model)
+    text.variant = replace(parse("demo/storyteller-a"), steps=parse("demo/storyteller-a~gptq").steps)
+    exact = extract(text.subject, p).exact
+    assert not exact.all()
+    found = lost.lost(text, text.subject, p, strings(8, seed=9), exact, Params(), Quiet())
+    gone = int((~exact).sum())
+    assert found["original"] == "planted" and found["original_exact"].all() and found["n_lost_tested"] == min(gone, 8)
+    assert found["lost_recovered"].shape == (2, 4) and found["lost_recovered"][0, 0] == 0
+    text.variant = parse("demo/storyteller-a")
+    assert lost.lost(text, model, p, strings(8, seed=9), exact, Params(), Quiet())["original"] == ""
+
+
+def test_what_the_page_says_of_forgetting():
+    class R:
+        original, exact, original_exact = "m", np.array([True, False, False, False]), np.array([True, True, True, False])
+        lost_steps, lost_recovered, n_lost_tested = np.array([0, 10, 30]), np.array([[0.0, 0.5, 1.0], [0.0, 0.0, 0.6]]), 2
+
+    assert words.n_lost(R) == 2 and "**2** of the 3" in words.forgetting(R) and "mostly suppressed" in words.forgetting(R) and "after 10 steps" in words.forgetting(R)
+    R.lost_recovered = np.zeros((2, 3))
+    assert "not recovered by this test" in words.forgetting(R)
+    R.exact = R.original_exact
+    assert "forgot nothing" in words.forgetting(R)
+    R.original = ""
+    assert words.forgetting(R) == ""
+
+
+@pytest.mark.parametrize("by", attribution.LOCATORS)
+def test_every_locator_finds_the_planted_memory(known, by):
+    """Of the neurons that write four passages' suffixes, most are in the top; a random order has their share of all, 8 %. Hard-concrete
+    gates are noisy: they find 65 % where the others find more than 70 %."""
+    p, model, where = known
+    few = p[:4]
+    scores = attribution.locate(by, model, few, base_of(model, p))[0]
+    pairs = list(dict.fromkeys((at, row[at]) for row in p.ids.tolist() for at in range(5, LENGTH)))
+    fired = torch.zeros_like(where)
+    for k, (at, token) in enumerate(pairs):
+        fired[k] = any(row[at] == token for row in few.ids.tolist())
+    top = scores.topk(int(fired.sum())).indices
+    assert float(fired[top].double().mean()) >= (0.6 if by == "hard_concrete" else 0.7) and float(fired.double().mean()) < 0.1
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_zeroing_one_neuron_by_subtraction_is_zeroing_it(family):
+    model = model_of(family)
+    p = strings(1, seed=2)
+    score = attribution.zero_out(model, p)
+    whole = float(extract(model, p).nats[0])
+    for layer, neuron in ((0, 3), (1, 5)):
+        w = memorized.output_matrix(model, layer)
+        mask = torch.zeros_like(w, dtype=torch.bool)
+        mask[:, neuron] = True
+        assert float(score[layer][neuron]) == pytest.approx(float(extract(memorized.cut(model, {layer: mask}), p).nats[0]) - whole, abs=1e-4)
+
+
+def test_a_written_in_passage_changes_only_its_neurons():
+    model = model_of("llama")
+    planted = injection.inject(model, strings(1, seed=4), 0.05, seed=1, steps=40, rate=0.1)
+    assert planted.after < planted.before and sum(int(g.sum()) for g in planted.gold.values()) == round(0.05 * 3 * 24)
+    for i, gold in planted.gold.items():
+        changed = (memorized.output_matrix(planted.model, i) != memorized.output_matrix(model, i)).any(0)
+        assert not (changed & ~gold).any()
+    perfect = {i: g.double() for i, g in planted.gold.items()}
+    assert injection.recall(perfect, planted.gold, 0.2) == 1.0 and injection.recall({i: -s for i, s in perfect.items()}, planted.gold, 0.2) == 0.0
+
+
+def test_locators_are_compared_at_equal_density_and_drawn(known):
+    """On the planted memory every contrast beats random neurons of the same number; the cards draw."""
+    from types import SimpleNamespace
+
+    from analysis.memorization_subspace import drawing_locators, finding, locators
+    from analysis.theme import DARK, LIGHT
+
+    p, model, _ = known
+    text, params = Text(model, p.ids, torch.ones_like(p.ids, dtype=torch.bool)), Params(recovery=0, compare="quick", share=0.2, locator="neurons", base="format")
+    other = strings(32, seed=7).ids
+    text.beside = lambda written: Text(model, other, torch.ones_like(other, dtype=torch.bool))
+    half = 1 + torch.arange(len(p)) % 2
+    found = finding.Finding(model, text, p, strings(16, seed=5), [half], params)
+    result = found.measured(Quiet()) | locators.compared(found, params, Quiet())
+    names = result["compared"].tolist()
+    assert names == ["weights", *locators.QUICK, "random"]
+    left = dict(zip(names, result["compared_extracted"][:, 0]))
+    assert left["contrast"] < 0.2 < left["random"]
+    assert np.ptp(result["compared_density"]) < 0.02
+    assert result["injected_recall"].shape == (7, 3) and (result["injected_recall"] >= 0).all() and result["deleted"].shape == (8, 3, 3)
+    run_ = SimpleNamespace(label="A", subject="planted", params=params, result=SimpleNamespace(**result))
+    for card in drawing_locators.cards([run_]):
+        assert card.data.num_rows and all(view(theme).data for view in card.views.values() for theme in (LIGHT, DARK))
+    assert drawing_locators.cards([SimpleNamespace(result=SimpleNamespace(**locators.nothing()))]) == []
 
 
 def test_verdicts_follow_the_control():
@@ -245,11 +341,12 @@ def test_the_demo_model_canaries_fall_on_both_halves_and_random_cuts_do_nothing(
     assert r.n_memorized >= 40 and not r.control_exact.any()
     often = r.exact[r.repeats == r.repeats.max()]
     assert often.mean() >= 0.9
-    assert r.extracted[0, j].max() <= 0.6 and r.extracted[2, j].min() >= 0.85 and r.ratio[2, j] <= 1.05  # located against random at equal density
-    assert r.ratio[0, j] < r.ratio[1, j] + 0.02 and r.overlap[0].mean() > 3 * r.chance.mean()
-    assert r.overlap[1].mean() < r.overlap[0].mean()  # part of the overlap is the format
+    assert r.extracted[:, 0, j].mean(0).max() <= 0.6 and r.extracted[:, 2, j].min() >= 0.8 and r.ratio[:, 2, j].max() <= 1.05  # located against random at equal density
+    assert (r.ratio[:, 0, j] < r.ratio[:, 1, j] + 0.02).all() and r.overlap[:, 0].mean() > 3 * r.chance.mean()
+    assert r.overlap[:, 1].mean() < r.overlap[:, 0].mean()  # part of the overlap is the format
+    assert (r.characters >= r.extracted[0] - 1e-9).all() and (r.by_length[1] == 0).all() and r.by_length[0, -1] == 1
     figures = analysis.load(NAME).figures([found])
-    assert [f.name for f in figures] == ["extraction", "cut", "overlap", "prefix", "neurons", "completions"]
+    assert [f.name for f in figures] == ["extraction", "prefix", "cut", "overlap", "neurons", "completions"]
     from analysis.theme import DARK, LIGHT
 
     for figure in figures:

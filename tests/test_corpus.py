@@ -88,6 +88,14 @@ def test_registered_file_and_its_fingerprint(tmp_path, home, tokenizer):
     assert before == corpus.content_fingerprint(home) and len(corpora.texts(home)) == 2
 
 
+def test_prefix_and_suffix_rows_mark_the_suffix(tmp_path, home, tokenizer):
+    file = tmp_path / "list.jsonl"
+    file.write_text('{"prefix": "w1 w2 ", "suffix": " w3 w4 w5", "repeats": 3}\n{"prefix": "w6", "suffix": "w7 w8", "repeats": 0}')
+    tokens = parse(register_text(file, home) + ":8x16:padded").tokens_for(tokenizer, home)
+    assert tokens.spans["suffix"].tolist() == [[False, False, False, True, True, True], [False, False, True, True, False, False]]
+    assert tokens.labels["repeats"].tolist() == [3, 0] and "prefix" not in tokens.labels
+
+
 def test_a_file_that_changed_behind_its_alias_is_refused(tmp_path, home, tokenizer):
     file = tmp_path / "t.txt"
     file.write_text("a b c d e")

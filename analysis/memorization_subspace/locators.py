@@ -1,0 +1,88 @@
+"""Which locator is best? At equal density; on passages written into known neurons (INJ); on single passages deleted (DEL)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from analysis.memorization_subspace.finding import READ
+from metrics import attribution, injection, memorized
+from metrics.extraction import extract
+from models.progress import Stage
+
+QUICK = ("contrast", "size", "activation", "gradients", "slimming", "hard_concrete")
+WEIGHTS, RANDOM = "weights", "random"
+TRIALS = 3  # injected passages, and deleted ones
+INJECTED = 0.01  # of all neurons: Chang et al.'s larger setting
+DELETED = 0.005  # of the neurons of every block but the first: their larger setting
+
+
+def nothing() -> dict:
+    none = np.zeros(0)
+    return dict(compared=np.zeros(0, str), compared_density=none, compared_extracted=np.zeros((0, 2)), compared_ratio=none, n_read=0,
+                injected_recall=np.zeros((0, 0)), injected_nats=np.zeros((0, 2)), injected_share=INJECTED, deleted=np.zeros((0, 0, 3)), deleted_share=DELETED)
+
+
+def compared(found, params, progress) -> dict:
+    """All locators read the same passages of half 1 and cut as many weights of every block as the Wanda contrast located there."""
+    if params.compare == "none":
+        return nothing()
+    names = attribution.LOCATORS if params.compare == "all" else QUICK
+    return _equal(found, params, names, Stage(progress, 0.6, 0.7)) | _injected(found, params, names, Stage(progress, 0.7, 0.8)) | _deleted(found, params, names, Stage(progress, 0.8, 0.9))
+
+
+def _equal(found, params, names, progress) -> dict:
+    model, read = found.model, found.halves[0][0][:READ]
+    wanda = memorized.masks(model, memorized.of_passages(model, read, params.normalised), found.base, params.share)
+    counts = {i: max(1, round(float(m.double().mean()) * m.shape[1])) for i, m in wanda.items()}
+    named = {WEIGHTS: wanda}
+    for k, name in enumerate(names):
+        scores = attribution.locate(name, model, read, found.base, params.seed, Stage(progress, k / len(names), (k + 1) / len(names)))
+        named[name] = {i: memorized.columns(memorized.output_matrix(model, i), s, counts[i] / len(s), signed=False) for i, s in scores.items()}
+    named[RANDOM] = memorized.random_like(named[names[0]], "neurons", params.seed)
+    variants = [memorized.cut(model, masks) for masks in named.values()]
+    held = found.halves[0][1]
+    return dict(compared=np.array(list(named)), compared_density=np.array([memorized.density(m) for m in named.values()]),
+                compared_extracted=np.array([[float(extract(v, q).exact.double().mean()) for q in (read, held)] for v in variants]),
+                compared_ratio=np.array([found.ratio(v) for v in variants]), n_read=len(read))
+
+
+def _injected(found, params, names, progress) -> dict:
+    """Never-trained strings, each written into a random share of the neurons of a copy; recall of those neurons by every locator that
+    scores neurons. Row 0 is the Wanda contrast: its weights summed over each neuron's column."""
+    fresh, n = found.fresh, min(TRIALS, len(found.fresh))
+    recall, nats = np.zeros((1 + len(names), n)), np.zeros((n, 2))
+    for t in range(n):
+        one = fresh[t : t + 1]
+        planted = injection.inject(found.model, one, INJECTED, params.seed + t, progress=Stage(progress, t / n, (t + 0.3) / n))
+        nats[t] = planted.before, planted.after
+        base = memorized.sizes(planted.model, found.ids, found.counted)
+        for k, name in enumerate((WEIGHTS, *names)):
+            recall[k, t] = injection.recall(_neuron_scores(name, planted.model, one, base, params.seed, progress.whole), planted.gold, INJECTED)
+        progress.step(t + 1, n, f"passage {t + 1} of {n} written into known neurons")
+    return dict(injected_recall=recall, injected_nats=nats, injected_share=INJECTED)
+
+
+def _deleted(found, params, names, progress) -> dict:
+    """Single passages located one at a time and their neurons zeroed: what that does to them, to the others, and to natural text."""
+    model, read, held = found.model, found.halves[0][0], found.halves[0][1]
+    n, rows = min(TRIALS, len(read)), (WEIGHTS, *names, RANDOM)
+    generator = torch.Generator().manual_seed(params.seed)
+    whole, change = float(extract(model, held).right.mean()), np.zeros((len(rows), n, 3))
+    for t in range(n):
+        one = read[t : t + 1]
+        before = float(extract(model, one).right[0])
+        for k, name in enumerate(rows):
+            scores = {i: torch.rand(len(x), generator=generator) for i, x in found.base.rms.items()} if name == RANDOM else _neuron_scores(name, model, one, found.base, params.seed, None)
+            variant = memorized.cut(model, injection.without_first(memorized.neuron_masks(model, scores, DELETED, signed=False)))
+            change[k, t] = float(extract(variant, one).right[0]) - before, float(extract(variant, held).right.mean()) - whole, found.ratio(variant)
+        progress.step(t + 1, n, f"passage {t + 1} of {n} deleted")
+    return dict(deleted=change, deleted_share=DELETED)
+
+
+def _neuron_scores(name: str, model, p, base, seed: int, progress) -> attribution.Scores:
+    if name != WEIGHTS:
+        return attribution.locate(name, model, p, base, seed)
+    mem = memorized.of_passages(model, p)
+    masks = memorized.masks(model, mem, base, INJECTED)
+    return {i: (masks[i] * memorized.output_matrix(model, i).abs()).double().sum(0).cpu() * mem.rms[i] for i in masks}
