@@ -207,10 +207,11 @@ def _edits_card(runs) -> Figure:
 def edits(run, theme: Theme) -> go.Figure:
     r = run.result
     fig = figure(theme, margin=dict(l=66, r=20, t=14, b=42), height=260)
-    top = float(np.nanmax(np.abs(r.edit_change))) if np.isfinite(r.edit_change).any() else 1.0
-    bar = dict(thickness=8, title=dict(text="nats/token", side="right"), len=0.9)
-    plots.heat(fig, theme, r.edit_change, scale=theme.diverging, low=-top, high=top, bar=bar, custom=np.dstack([r.edit_count]),
-               hover="%{y} at block %{x}<br>%{z:.4g} nats/token, tried %{customdata[0]} times")
+    squeezed = np.sign(r.edit_change) * np.sqrt(np.abs(r.edit_change))  # or one bad edit would hide all others
+    top = float(np.nanmax(np.abs(squeezed))) if np.isfinite(squeezed).any() else 1.0
+    bar = dict(thickness=8, title=dict(text="nats/token (√)", side="right"), len=0.9, tickvals=[-top, 0, top], ticktext=[f"{number(x, 2)}" for x in (-(top**2), 0, top**2)])
+    plots.heat(fig, theme, squeezed, scale=theme.diverging, low=-top, high=top, bar=bar, custom=np.dstack([r.edit_count, r.edit_change]),
+               hover="%{y} at block %{x}<br>%{customdata[1]:.4g} nats/token, tried %{customdata[0]} times")
     fig.update_layout(xaxis=dict(title="block", **plots.ticks(list(r.blocks), 32)), yaxis=dict(tickvals=[0, 1, 2], ticktext=list(EDITS), range=[2.5, -0.5]))
     if len(r.blocks) <= 14:
         plots.add(fig, [plots.text_at(theme, number(r.edit_change[k, i], 2), i, k, ref=("x", "y"), color=theme.text) for k in range(3) for i in range(len(r.blocks)) if r.edit_count[k, i]])

@@ -18,7 +18,7 @@ from analysis.theme import Theme, figure
 
 SYMBOLS = ("circle", "square", "triangle-up", "star", "hexagon", "pentagon", "cross", "triangle-down", "star-square")
 LEAST = (1e-6, 1e-6, 1e-3, None)  # below these a log axis has no room; the ratio of perplexities is linear
-HEIGHT = 452
+HEIGHT, ROW = 452, 20
 
 
 def figures(points: list[Point], families: tuple[str, ...], chosen: str | None) -> list[Figure]:
@@ -37,7 +37,7 @@ def figures(points: list[Point], families: tuple[str, ...], chosen: str | None) 
         + (" Open marks: healed; thin lines lead to the same recipe without its healing step." if healed else ""),
         f"Scatter of {len(points)} recipes. On the front, from small to large: " + "; ".join(
             f"{p.label}, {words.megabytes(p.n_bytes)}, {words.nats(p.measures[0, 0])} nats" for p in front[:12]) + ".",
-        height=HEIGHT, wide=True, links=links,
+        height=HEIGHT + ROW * (legend_rows(points) - 1), wide=True, links=links,
     )]
     found = orders(points)
     return [*cards, _orders_card(found)] if found else cards
@@ -94,7 +94,8 @@ def mark(family: str, families: tuple[str, ...], theme: Theme) -> tuple[str, str
 
 
 def plane(points: list[Point], families: tuple[str, ...], chosen: str | None, measure: int, theme: Theme) -> go.Figure:
-    fig = figure(theme, margin=dict(l=60, r=24, t=44, b=46), height=HEIGHT, showlegend=True, legend=_legend(theme))
+    rows = legend_rows(points)
+    fig = figure(theme, margin=dict(l=60, r=24, t=24 + ROW * rows, b=46), height=HEIGHT + ROW * (rows - 1), showlegend=True, legend=_legend(theme))
     values = np.array([p.measures[measure] for p in points])
     floor = LEAST[measure]
     shown = values if floor is None else np.maximum(values, floor)
@@ -122,6 +123,11 @@ def plane(points: list[Point], families: tuple[str, ...], chosen: str | None, me
     plots.note(fig, theme, "A", np.log10(size_a), 1.0, ref=("x", "paper"), color=theme.a, xanchor="center", yanchor="bottom", yshift=2)
     _labels(fig, theme, points, front, chosen, measure, floor)
     return fig
+
+
+def legend_rows(points: list[Point]) -> int:
+    """Lines of the legend at the width of a paper's page."""
+    return -(-(len({p.family for p in points}) + 1) // 6)
 
 
 def _legend(theme: Theme) -> dict:

@@ -1,0 +1,75 @@
+"""Every operator on a demo model, as one job: size against distance, the figure in the README.
+
+    python -m benchmarks.frontier [--models storyteller-a] [--settings 2] [--corpus demo/mixed:16x64] [--out docs]
+
+Each operator at the first `--settings` of the settings that it names itself, calibrated on a small text and, where it trains, in few steps; costs are those of the page “What did
+the compression cost?”, noise of the same size beside each. What is in the store is not made again; recipes that a model cannot have are
+named. Writes OUT/frontier.png (of the first model) and frontier_NAME.png of others, and prints the answer with seconds of the processor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+CALIBRATION, STEPS = "demo/mixed:train:16x64", 8
+TRAINS = ("tune_heads", "subnetwork", "heal")
+LIGHT = {"tune_heads": (("choose", "random"), ("on_what", "text"))}  # a scan for heads would take longer than all others together
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default="storyteller-a", help="demo models, separated by commas")
+    parser.add_argument("--settings", type=int, default=2)
+    parser.add_argument("--corpus", default="demo/mixed:16x64")
+    parser.add_argument("--out", type=Path, default=Path("docs"))
+    given = parser.parse_args()
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for i, name in enumerate(given.models.split(",")):
+        draw(f"demo/{name}", given, given.out / ("frontier.png" if i == 0 else f"frontier_{name}.png"))
+    return 0
+
+
+def draw(model: str, given, file: Path) -> None:
+    from analysis import frontier, run, sweep
+    from analysis.frontier import recipes
+    from analysis.terminal import Bar
+    from export.files import figure_file
+
+    began, a = time.process_time(), run.variant(model)
+    names = tuple(run.operators.OPERATORS)
+    made, left_out = [], []
+    for name in names:
+        found, why = recipes.variants(a, (), (name,), 1)
+        made += [light(v) for v in found[: given.settings]]
+        left_out += why
+    requests = [run.request("compression_cost", (a.written, v.written), given.corpus, {"resamples": "200"}) for v in made]
+    with Bar(f"{len(made)} recipes of {model}") as bar:
+        sweep.execute(sweep.spec("frontier", requests), bar)
+    outcomes = sweep.outcomes(requests)
+    for line in left_out + [f"{v.written}: {o.why}" for v, o in zip(made, outcomes) if o and o.state != "done"]:
+        print(line, file=sys.stderr)
+    points = frontier.points_of([(v, r) for v, q in zip(made, requests) if (r := run.load(q, "B")) is not None], a, lambda v: recipes.label(a, v))
+    figure = frontier.figures(points, names)[0]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(figure_file(figure, next(iter(figure.views)), "png", "183mm"))
+    print(f"{file}: {len(points)} recipes, {points[0].n_tokens:,} tokens, {time.process_time() - began:.0f} s of the processor\n{frontier.answer(points)}")
+
+
+def light(v):
+    """The recipe on a small calibration text, where it reads text, and with few steps, where it trains; the figure says how many."""
+    from analysis import run
+
+    last = v.steps[-1]
+    light_ones = {**dict(last.params), **dict(LIGHT.get(last.operator, ())), **({"steps": STEPS} if last.operator in TRAINS else {})}
+    first = run.operators.canonical(replace(v, steps=(*v.steps[:-1], replace(last, params=tuple(light_ones.items())))))
+    own = hasattr(run.operators.OPERATORS[last.operator], "CALIBRATION")  # it needs that text
+    return first if own or not first.steps[-1].on else run.operators.canonical(replace(first, steps=(*first.steps[:-1], replace(first.steps[-1], on=CALIBRATION))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
