@@ -1,6 +1,6 @@
 """What does a merge keep of its parents?
 
-**Methods.** Each is an operator over the models chosen, as `(a+b)~method` writes it: the plain average; the average after B's units have been put
+**Methods.** Each is an operator over the models chosen, the first step of a recipe over several: the plain average; the average after B's units have been put
 in A's order (by weights, by activations, with a rotated stream); task arithmetic, TIES, Breadcrumbs and PCB, which take the first model for the
 base that the others were fine-tuned from; the Fisher average; PLeaS-style partial merging, which keeps the worst-matched units of both and fits by
 least squares; and the basis of Reversible Model Merging, from which one parent at a time comes back. Any of their parameters can be
@@ -10,8 +10,8 @@ written, `ties:keep=0.3`. A merge is a model like any other: open it in an analy
 both are measured, so that each parent's own data can be looked at. The grey line is the parents' mean: what lies above it is the price of the merge.
 
 **R of the merge with a parent.** Σ_l ⟨U_m V_mᵀ, U_a V_aᵀ⟩ / Σ_l √(r_m r_a) over the weight matrices, of singular vectors with s ≥ γ s_max (Ito, Yamada & Kumagai,
-ICLR 2025), scales of norms folded into the matrices, so that rotated and plain merges stand on one footing. The others are taken as
-they are, and in the first one's order by weight matching. The band holds random orders of the merge. Where a merge has wider matrices
+ICLR 2025), scales of norms folded into the matrices, so that rotated and plain merges stand on one footing. The other parents are taken as
+they are, and in the merge's own order, found by weight matching; a rotated stream no order undoes. The band holds random orders of the merge. Where a merge has wider matrices
 than its parents (PLeaS) there is no R.
 
 **What this does not show.** A merge contains half of A whatever the order, so R with A is never near chance; R with B is what an order changes. Methods that need a base

@@ -94,11 +94,11 @@ def _alignment_card(run) -> Figure:
     r, g = run.result, words.gamma_index(run.params.gamma)
     gain = r.r[:, 1, 1, g] - r.r[:, 1, 0, g]
     best = int(np.nanargmax(gain)) if np.isfinite(gain).any() else 0
-    reading = (f"With B in A’s order, {words.step_of(r.merges[best])} has R = {words.signed(r.r[best, 1, 1, g])} with B, as B is {words.signed(r.r[best, 1, 0, g])}. R with A is high for every merge: it contains A."
+    reading = (f"With B in its order, {words.step_of(r.merges[best])} has R = {words.signed(r.r[best, 1, 1, g])} with B, as B is {words.signed(r.r[best, 1, 0, g])}. R with A is high for every merge: it contains A."
                if np.isfinite(gain).any() else "No merge here has its parents’ shapes, so there is no R.")
     return Figure(
         "alignment", "Whose singular vectors the merge keeps", reading, {"": partial(alignment, run)}, tables.alignment(run),
-        f"R of each merge with A (circle), with B as it is (open diamond) and with B in A’s order by weight matching (diamond), γ = {GAMMAS[g]:g}. Grey: {len(r.null)} random orders. Wider merges have none.",
+        f"R of each merge with A (circle), with B as it is (open diamond) and with B in the merge’s own order by weight matching (diamond), γ = {GAMMAS[g]:g}. Grey: {len(r.null)} random orders. Wider merges have none.",
         "Dots of R by merge and parent.", height=_height(run), wide=True, links=_links(run),
     )
 
@@ -110,10 +110,10 @@ def alignment(run, theme: Theme) -> go.Figure:
     fig.update_layout(yaxis=dict(range=[len(names) - 0.5, -0.5], tickvals=list(range(len(names))), ticktext=names), xaxis=dict(title=f"R of the merge with a parent, γ = {GAMMAS[g]:g}", showgrid=True))
     if len(r.null):
         plots.add(fig, shapes=[dict(type="rect", x0=r.null[:, g].min(), x1=r.null[:, g].max(), y0=-0.5, y1=len(names) - 0.5, xref="x", yref="y", fillcolor=theme.null_fill, line_width=0, layer="below")])
-    for k, o, mark, hue, word in ((0, 0, "circle", theme.a, "A"), (1, 0, "diamond-open", theme.b, "B as it is"), (1, 1, "diamond", theme.b, "B in A’s order")):
+    for k, o, mark, hue, word in ((0, 0, "circle", theme.a, "A"), (1, 0, "diamond-open", theme.b, "B as it is"), (1, 1, "diamond", theme.b, "B in its order")):
         fig.add_trace(go.Scatter(x=r.r[:, k, o, g], y=list(range(len(names))), mode="markers", marker=dict(symbol=mark, size=10, color=hue), cliponaxis=False,
                                  hovertemplate=f"%{{y}}<br>R with {word} = %{{x:.4f}}<extra></extra>"))
-    words_key = f'<span style="color:{theme.a}">●</span> A&nbsp;&nbsp;<span style="color:{theme.b}">◇</span> B as it is&nbsp;&nbsp;<span style="color:{theme.b}">◆</span> B in A’s order'
+    words_key = f'<span style="color:{theme.a}">●</span> A&nbsp;&nbsp;<span style="color:{theme.b}">◇</span> B as it is&nbsp;&nbsp;<span style="color:{theme.b}">◆</span> B in its order'
     plots.note(fig, theme, words_key, 0.0, 1.0, color=theme.text, xanchor="left", yanchor="bottom", yshift=4)
     return fig
 

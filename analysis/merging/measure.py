@@ -10,13 +10,10 @@ import torch
 from metrics.losses import NLL, TOKENS, sequence_losses
 from metrics.permutation.matching import weight_matching
 from metrics.permutation.singular import GAMMAS, all_singular, alignment
-from metrics.permutation.spec import apply, random_maps
+from metrics.permutation.spec import identity, random_maps
 from metrics.permutation.transformer import checked, folded, require_one_shape, symmetry_of
 from models.loaded import Model
-from models.progress import Stage
 from models.refusal import NotApplicable
-
-AS_IT_IS, ORDERED = range(2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +21,7 @@ class Result:
     """Axes: row is the parents, then the merges, named in `parents` and `merges`; γ as in metrics.permutation.singular.GAMMAS.
 
     nll, tokens   of each text its [row, sequence] sums in nats, and [sequence] counts
-    r             [merge, parent, (as it is, in the first one's order), γ]: R of the merge with that parent, NaN where shapes differ
+    r             [merge, parent, (as it is, in the merge's own order), γ]: R of the merge with that parent, NaN where shapes differ
     null          [draw, γ]: R of the first merge in random orders with the first parent
     distance      [merge, parent]: ‖merge − parent‖ / ‖parent − mean of the parents‖ over equal parameters, NaN where shapes differ
     parameters    [row] numbers stored as weights
@@ -62,9 +59,7 @@ def compute(captures, params, progress) -> Result:
                 _read(model, texts, losses)
         symmetry = checked(bodies[0], symmetry_of(bodies[0]))
         pieces = [symmetry.pieces(m) for m in bodies]
-        ordered = [pieces[0]] + [apply(symmetry.spec, p, weight_matching(symmetry.spec, pieces[0], p, seed=params.seed,
-                                                                       progress=Stage(progress, 0.1, 0.2).part(f"order{i}")).maps) for i, p in enumerate(pieces[1:])]
-        vectors = [[all_singular(symmetry.spec, p) for p in order] for order in (pieces, ordered)]
+        vectors = [all_singular(symmetry.spec, p) for p in pieces]
         r, distance, null = [], [], None
         for i, capture in enumerate(merges):
             progress.step(len(parents) + i, len(captures), f"{capture.variant.steps[0].written}")
@@ -109,10 +104,11 @@ def _against(symmetry, model: Model, bodies: list[Model], vectors: list, pieces:
         return np.full((len(bodies), 2, len(GAMMAS)), np.nan), np.full(len(bodies), np.nan), null
     mine = symmetry.pieces(own)
     found = all_singular(symmetry.spec, mine)
-    r = np.array([[alignment(symmetry.spec, order[k], found).total() for order in vectors] for k in range(len(bodies))])
+    own_order = [identity(symmetry.spec), *(weight_matching(symmetry.spec, mine, p, seed=params.seed).maps for p in pieces[1:])]
+    r = np.array([[alignment(symmetry.spec, found, v, m).total() for m in (None, order)] for v, order in zip(vectors, own_order)])
     if null is None:
         draws = [random_maps(symmetry.spec, torch.Generator().manual_seed(params.seed + 1000 + i)) for i in range(params.nulls)]
-        null = np.array([alignment(symmetry.spec, vectors[AS_IT_IS][0], found, m).total() for m in draws])
+        null = np.array([alignment(symmetry.spec, vectors[0], found, m).total() for m in draws])
     mean = {name: sum(p[name] for p in pieces) / len(pieces) for name in mine}
     size = lambda x, y: float(sum((x[name].double() - y[name].double()).square().sum() for name in x)) ** 0.5
     distance = np.array([size(mine, p) / max(size(mean, p), 1e-300) for p in pieces])

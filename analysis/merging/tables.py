@@ -22,6 +22,6 @@ def losses(run) -> pa.Table:
 def alignment(run) -> pa.Table:
     r = run.result
     return pa.Table.from_pylist([
-        {"merge": words.step_of(m), "parent": words.LETTERS[k], "parent_is": ("as it is", "in the first one's order")[o], "gamma": float(g), "r": float(r.r[i, k, o, j]),
+        {"merge": words.step_of(m), "parent": words.LETTERS[k], "parent_is": ("as it is", "in the merge's order")[o], "gamma": float(g), "r": float(r.r[i, k, o, j]),
          "null_low": float(r.null[:, j].min()) if len(r.null) else None, "null_high": float(r.null[:, j].max()) if len(r.null) else None, "distance": float(r.distance[i, k])}
         for i, m in enumerate(r.merges) for k in range(len(r.parents)) for o in range(2) for j, g in enumerate(GAMMAS)])

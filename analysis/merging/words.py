@@ -58,7 +58,7 @@ def answer(runs) -> str:
         text.append(f"On {r.texts[1]} {steps[best]} loses {said(second[best])}.")
     g = gamma_index(run.params.gamma)
     if np.isfinite(r.r[best, :, :, g]).all() and len(r.null):
-        text.append(f"Its R with B goes from {signed(r.r[best, 1, 0, g])} as B is to {signed(r.r[best, 1, 1, g])} in A’s order (γ = {GAMMAS[g]:g}; random orders {signed(r.null[:, g].min())} to {signed(r.null[:, g].max())}).")
+        text.append(f"Its R with B goes from {signed(r.r[best, 1, 0, g])} as B is to {signed(r.r[best, 1, 1, g])} in the merge’s order (γ = {GAMMAS[g]:g}; random orders {signed(r.null[:, g].min())} to {signed(r.null[:, g].max())}).")
     return " ".join(text)
 
 
