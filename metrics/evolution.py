@@ -12,28 +12,25 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-TRIES = 40
+TRIES = 12
 
 
 def switched(assignment: np.ndarray, bits: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
     """The assignment [unit] after one level switch that keeps Σ bits[unit, level] as it is; None where none was found."""
-    units, levels = np.arange(len(assignment)), bits.shape[1]
-    now = bits[units, assignment]
-    for _ in range(TRIES):
-        up, to = int(rng.integers(len(units))), int(rng.integers(levels))
-        owed = bits[up, to] - now[up]
-        if owed <= 0:
-            continue
-        out, left = assignment.copy(), [int(u) for u in rng.permutation(len(units)) if u != up]
+    now = bits[np.arange(len(assignment)), assignment]
+    raises = np.argwhere(bits > now[:, None])
+    for _ in range(TRIES if len(raises) else 0):
+        up, to = raises[rng.integers(len(raises))]
+        owed, out = int(bits[up, to] - now[up]), assignment.copy()
         out[up] = to
-        while owed > 0 and left:
-            u = left.pop()
-            ways = [k for k in range(levels) if 0 < now[u] - bits[u, k] <= owed]
-            if ways:
-                out[u] = ways[int(rng.integers(len(ways)))]
-                owed -= now[u] - bits[u, out[u]]
-        if owed == 0:
-            return out
+        for u in rng.permutation(len(assignment)):
+            saved = now[u] - bits[u]
+            ways = np.flatnonzero((saved > 0) & (saved <= owed)) if u != up else ()
+            if len(ways):
+                out[u] = ways[rng.integers(len(ways))]
+                owed -= int(saved[out[u]])
+                if owed == 0:
+                    return out
     return None
 
 

@@ -10,8 +10,21 @@ from metrics.removal import attention_mask, batch_size
 from metrics.residuals import head
 from metrics.stored_bits import dtype_bits, parameter_name
 from models.loaded import Model
+from models.refusal import NotApplicable
+from models.shape import shape_of
 
 Part = tuple[int, str]  # block, path of a matrix in it
+
+
+def require_matrix_by_matrix(model: Model, variant: Model) -> None:
+    """Refused where a variant differs in anything but block matrices and their biases, or shares a matrix: only the others can be mixed."""
+    own = {parameter_name(model, m.layer, m.name).removesuffix("weight") for m in shape_of(model).matrices}
+    before, after = (dict(m.module.named_parameters(remove_duplicate=False)) for m in (model, variant))
+    same = lambda name, p: name in before and (before[name].data_ptr() == p.data_ptr() or torch.equal(before[name], p))
+    other = any(name.rpartition(".")[0] + "." not in own and not same(name, p) for name, p in after.items())
+    copies = any(variant.bits.get(f"{stem}weight") == 0 != model.bits.get(f"{stem}weight") for stem in own)
+    if other or copies or variant.removed != model.removed or variant.forward_only != model.forward_only:
+        raise NotApplicable("This operator changes more than single matrices, so its levels cannot be mixed; choose one that prunes, rounds or factors them.")
 
 
 class Mixture:
@@ -22,7 +35,7 @@ class Mixture:
         self.host = model.copy("mixture")
         self.now: list[int | None] = [None] * len(units)
         self.counts = keep.sum(1).double().numpy()
-        self.size = batch_size(ids.shape[1], model.config.vocab_size)
+        self.size = min(batch_size(ids.shape[1], model.config.vocab_size), max(1, len(ids) // 8))  # so that a quarter of the text can be taken
         with torch.inference_mode():
             self.reference = [head(model)(self._hidden(model, slice(lo, lo + self.size))).float() for lo in range(0, len(ids), self.size)]
 

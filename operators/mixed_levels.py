@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from metrics.mixture import require_matrix_by_matrix
 from metrics.stored_bits import dtype_bits, parameter_name, split_key
 from models.loaded import Model
 from models.outline import Outline
 from models.params import param, read_params
 from models.progress import Stage
-from models.refusal import NotApplicable, Refused
+from models.refusal import Refused
 from models.shape import Matrix, Shape, shape_of
 from operators.contract import Storage
 
@@ -123,22 +124,12 @@ def decide(model: Model, params: Params, calibration, progress) -> Plan:
         stage = Stage(progress, i / len(used), (i + 1) / len(used)).part(params.levels.split("/")[k])
         operator, made = inner(params), model.copy(f"level {k}")
         operator.apply(made, operator.decide(model, every[k], calibration if operator.calibrated(every[k]) else None, stage))
-        require_matrix_by_matrix(model, made, params.of)
+        require_matrix_by_matrix(model, made)
         for m in matrices:
             if level[m.key] == k:
                 _take(plan, model, made, m)
     progress.step(1, 1, "")
     return plan
-
-
-def require_matrix_by_matrix(model: Model, made: Model, name: str) -> None:
-    """Refused where the operator changed anything but block matrices and their biases."""
-    own = {parameter_name(model, m.layer, m.name).removesuffix("weight") for m in shape_of(model).matrices}
-    before, after = (dict(m.module.named_parameters(remove_duplicate=False)) for m in (model, made))
-    other = any(n not in before or (before[n].data_ptr() != p.data_ptr() and not torch.equal(before[n], p)) for n, p in after.items() if n.rpartition(".")[0] + "." not in own)
-    copies = any(made.bits.get(f"{stem}weight") == 0 != model.bits.get(f"{stem}weight") for stem in own)
-    if other or copies or made.removed != model.removed or made.forward_only != model.forward_only:
-        raise NotApplicable(f"{name} changes more than single matrices, so its levels cannot be mixed; choose one that prunes, rounds or factors them.")
 
 
 def _take(plan: Plan, model: Model, made: Model, m: Matrix) -> None:

@@ -20,7 +20,7 @@ page = st.navigation(
                         st.Page("hash_codes_lab.py", title="Does each image get a code of its own?")],
         "Compress": [st.Page("compression.py", title="How small can the model get before it changes?"), st.Page("compression_cost.py", title="What did the compression cost?"),
                      st.Page("sensitivity.py", title="Where did the compression hurt?"), st.Page("compression_skills.py", title="Which skills did the compression take?"),
-                     st.Page("chain_search.py", title="Which chain of blocks does the same work?"),
+                     st.Page("chain_search.py", title="Which chain of blocks does the same work?"), st.Page("evopress.py", title="Which matrices can do with less?"),
                      st.Page("feature_survival.py", title="Which features did the compression lose?"),
                      st.Page("compression_report.py", title="What did the compression change inside?")],
         "Align and merge": [st.Page("singular_alignment.py", title="Are two networks the same one with its units renamed?"),

@@ -35,6 +35,7 @@ __all__ = ["Params", "Result", "compute", "answer", "headlines", "figures", "cos
 TITLE = "Chains of layers"
 QUESTION = "Which chain of blocks does the same work?"
 MODELS = (1, 1)
+not_in_report = "It searches for chains and measures no compression that was made."
 CORPUS = "demo/mixed:32x64"
 
 
