@@ -17,7 +17,7 @@ run: $(VENV)/ready
 	$(BIN)/streamlit run app.py --server.port $(PORT)
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -q -rs --durations=15
+	$(BIN)/python -m pytest -q -rs --durations=15 -n 2 --dist loadfile
 
 demo-models: $(VENV)/ready
 	$(BIN)/python -m demo.train storyteller-a storyteller-b storyteller-llama

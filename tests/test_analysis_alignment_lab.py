@@ -49,14 +49,17 @@ def test_a_planted_order_is_found_whole_and_a_legal_order_changes_nothing(shape)
     spec = perceptron.spec_of(a)
     planted = random_maps(spec, torch.Generator().manual_seed(1))
     b = apply(spec, a, planted)
-    x = torch.rand(50, shape[0], dtype=torch.float64)
+    x = torch.rand(500, shape[0], dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     wide = lambda p: {k: v.double() for k, v in p.items()}
     assert (perceptron.hidden(wide(a), x)[-1] - perceptron.hidden(wide(b), x)[-1]).abs().max() < 1e-12
     found = weight_matching(spec, a, b).maps
     assert all(torch.equal(found[s], inverse(planted)[s]) for s in spec.sizes)
     assert all(torch.equal(p, a[name]) for name, p in apply(spec, b, found).items())
-    by_activations = apply(spec, b, perceptron.activation_matching(spec, a, b, x.float()))  # units that never fire are free
-    assert all((p - q).abs().max() < 1e-5 for p, q in zip(perceptron.hidden(a, x.float()), perceptron.hidden(by_activations, x.float())))
+    by_activations = apply(spec, b, perceptron.activation_matching(spec, a, b, x.float()))
+    for p, q in zip(perceptron.hidden(a, x.float()), perceptron.hidden(by_activations, x.float())):
+        known = (p != 0).sum(0) >= 5  # units that fire at one and the same input are alike, and ones that never fire are free
+        assert torch.allclose(p[:, known], q[:, known], rtol=0, atol=1e-5)
+    assert known.all()  # of the outputs
 
 
 def test_a_pair_that_is_one_network_has_no_barrier_and_r_one_and_two_random_ones_do_not():
