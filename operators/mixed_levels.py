@@ -6,8 +6,9 @@ or one for each matrix, block by block. Each level is decided as the operator it
 text, and each matrix is taken from its level; further parameters of the operator go into `more`, such as group:16;symmetric:true.
 
 Use it to run an assignment that a search found under a budget (see Levels by search), or one of your own. Not for operators that change
-what lies between the matrices: removing, sharing or slicing has no level for a matrix. Source of the idea: Sieberling et al., “EvoPress”,
-2024; which levels are chosen is another question.
+what lies between the matrices: removing, sharing or slicing has no level for a matrix.
+
+Source: the idea of Sieberling et al., “EvoPress”, 2024; which levels are chosen is another question.
 """
 
 from __future__ import annotations

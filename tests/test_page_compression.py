@@ -203,7 +203,7 @@ def test_a_sweep_is_one_job_of_ordinary_computations(app):
 
 def test_recipes_that_this_model_cannot_have_are_left_out_with_the_reason():
     made, left_out = recipes.variants(parse(A), parse(f"{A}~low_rank:which=mlp").steps, ("gptq", "drop_layers"), 1)
-    assert {v.steps[-1].operator for v in made} == {"drop_layers"} and all("product of the two factors" in line for line in left_out)
+    assert {v.steps[-1].operator for v in made} == {"drop_layers"} and all("product of the factors" in line for line in left_out)
     assert len(left_out) == len(OPERATORS["gptq"].SWEEP)
 
 
@@ -211,6 +211,9 @@ def test_recipes_that_this_model_cannot_have_are_left_out_with_the_reason():
 def test_every_operator_can_be_swept(name, monkeypatch):
     """By what it names itself, and without that by its first parameter; each setting is one that it can read."""
     made, left_out = recipes.variants(parse(A), (), (name,), 1)
+    if getattr(OPERATORS[name], "SWEEP", None) == ():
+        assert not made and name == "error_correction"  # does nothing alone: it mends what a step before it did
+        return
     assert made and not left_out
     monkeypatch.delattr(OPERATORS[name], "SWEEP", raising=False)
     assert recipes.variants(parse(A), (), (name,), 1)[0]
