@@ -43,6 +43,8 @@ RULES = """
 [data-testid="stLayoutWrapper"]:has(> [class*="st-key-foot_"]) {margin-top: auto}
 [class*="st-key-stale_"] {opacity: .38}
 [class*="st-key-head_"] {min-height: 2.6rem}
+[class*="st-key-head_"] {flex-wrap: wrap}
+[class*="st-key-head_"] > :first-child {min-width: min(14rem, 100%)}
 [class*="st-key-head_"] h5 {padding: 0 0 1rem; line-height: 1.3}
 [class*="st-key-head_"] [data-testid="stButtonGroup"] button {padding: 0 .55rem; min-height: 1.75rem}
 [class*="st-key-head_"] [data-testid="stButtonGroup"] p {font-size: .867rem}
