@@ -8,13 +8,14 @@ import torch
 
 import analysis.alignment_lab as subject
 from analysis.alignment_lab import pairs
-from analysis.alignment_lab.pairs import ACTIVATIONS, NONE, RANDOM, WEIGHTS, Data
+from analysis.alignment_lab.pairs import Data
 from analysis.contract import Run
 from analysis.theme import THEMES
 from cache.codec import decode, encode
 from cache.store import Store
 from metrics.permutation import perceptron
 from metrics.permutation.matching import weight_matching
+from metrics.permutation.methods import ACTIVATIONS, NONE, RANDOM, WEIGHTS
 from metrics.permutation.spec import apply, inverse, random_maps
 from models.progress import Quiet
 from models.refusal import Refused

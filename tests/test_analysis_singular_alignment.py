@@ -13,6 +13,7 @@ from analysis.singular_alignment.several import Several
 from analysis.theme import THEMES
 from cache.codec import decode, encode
 from cache.store import Store
+from metrics.permutation import methods
 from metrics.permutation.singular import GAMMAS
 from metrics.permutation.spec import random_maps
 from metrics.permutation.transformer import symmetry_of
@@ -58,7 +59,7 @@ def result():
 def test_a_planted_order_is_found_by_weights_and_merges_without_loss(family):
     a = model_of(family)
     r = computed(a, planted(a))
-    weights, none, chance = (r.methods.index(m) for m in (words.WEIGHTS, words.NONE, words.RANDOM))
+    weights, none, chance = (r.methods.index(m) for m in (methods.WEIGHTS, methods.NONE, methods.RANDOM))
     total, null = r.total()
     assert total[weights] == pytest.approx(np.ones(len(GAMMAS))) and abs(total[none, 0]) < 0.3 and np.abs(null[:, 0]).max() < 0.3
     assert r.barrier[weights, :, 0] == pytest.approx([0, 0], abs=1e-5) and abs(r.barrier[none, 1, 0]) > 0.01
@@ -78,10 +79,10 @@ def test_a_rotated_stream_is_found_too():
     b = symmetry.permuted(flat, random_maps(symmetry.spec, torch.Generator().manual_seed(0)))
     b.config.tie_word_embeddings = a.config.tie_word_embeddings
     r = computed(a, b, stream="rotated", learn_steps=0)
-    k = r.methods.index(words.WEIGHTS)
+    k = r.methods.index(methods.WEIGHTS)
     assert r.barrier[k, :, 0] == pytest.approx([0, 0], abs=1e-4) and r.total()[0][k, 0] == pytest.approx(1, abs=1e-5)
     assert computed(a, b, stream="permuted", learn_steps=0).total()[0][k, 0] < 0.9
-    assert "resid" not in r.unit_spaces and words.LEARNED not in r.methods
+    assert "resid" not in r.unit_spaces and methods.LEARNED not in r.methods
     drawn(r)
 
 
@@ -90,7 +91,7 @@ def test_an_unrelated_model_keeps_its_barrier(family):
     """The negative control: no order makes two random functions one, and a random order aligns nothing."""
     r = computed(model_of(family), model_of(family, 5))
     total, null = r.total()
-    weights, chance = r.methods.index(words.WEIGHTS), r.methods.index(words.RANDOM)
+    weights, chance = r.methods.index(methods.WEIGHTS), r.methods.index(methods.RANDOM)
     assert total[weights, 0] < 0.6 and r.reduction[weights] < 50
     assert null[:, 0].min() - 0.1 < total[chance, 0] < null[:, 0].max() + 0.1
     assert (r.fit_cosine < 0.95).all()
@@ -100,7 +101,7 @@ def test_an_unrelated_model_keeps_its_barrier(family):
 def test_a_model_with_itself_is_already_in_order():
     a = model_of("gpt2")
     r = computed(a, a.copy("b"))
-    k = r.methods.index(words.NONE)
+    k = r.methods.index(methods.NONE)
     assert r.distance == 0 and (r.fit_partner == r.fit_unit).all() and r.total()[0][k] == pytest.approx(np.ones(len(GAMMAS)))
     assert r.barrier[k, :, 0] == pytest.approx([0, 0], abs=1e-6) and "the same weights" in subject.answer([run(r)])
     drawn(r)
@@ -108,7 +109,7 @@ def test_a_model_with_itself_is_already_in_order():
 
 def test_numbers_are_the_plain_ones(result):
     r = result
-    assert r.nll.shape == (5, 5, 8) and r.methods[-1] == words.RANDOM and r.share.tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert r.nll.shape == (5, 5, 8) and r.methods[-1] == methods.RANDOM and r.share.tolist() == [0, 0.25, 0.5, 0.75, 1]
     loss = r.nll.sum(-1) / r.tokens.sum()
     line = r.share * loss[0, -1] + (1 - r.share) * loss[0, 0]
     assert r.barrier[:, 1, 0] == pytest.approx((loss - line)[:, 2]) and r.barrier[:, 0, 0] == pytest.approx((loss - line).max(1))

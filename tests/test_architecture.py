@@ -64,7 +64,7 @@ def test_imports_point_down(path):
     if room in ("analysis", "operators") and path.name not in ("__init__.py", "__main__.py"):
         own = relative.split("/")[1].removesuffix(".py")
         siblings = {p.stem for p in (REPO / room).glob("*.py")} | {p.name for p in (REPO / room).iterdir() if p.is_dir()}
-        shared = {"contract", "compare", "plots", "theme", "run", "bundle", "terminal", "sweep", own}
+        shared = {"contract", "compare", "plots", "order_marks", "theme", "run", "bundle", "terminal", "sweep", own}
         if own not in shared - {own}:
             others = {n.split(".")[1] for n in names if n.startswith(room + ".") and n.split(".")[1] in siblings - shared}
             assert not others, f"{relative} imports its sibling {others}"

@@ -9,12 +9,12 @@ import plotly.graph_objects as go
 
 from analysis import plots
 from analysis.alignment_lab import more, tables, words
-from analysis.alignment_lab.marks import SYMBOLS, color, key
-from analysis.alignment_lab.pairs import NONE, RANDOM, WEIGHTS
 from analysis.alignment_lab.words import MIDDLE, TEST, gamma_index, middle
 from analysis.contract import Figure
+from analysis.order_marks import SYMBOLS, color, key
 from analysis.plots import number
 from analysis.theme import Theme, figure
+from metrics.permutation.methods import NONE, RANDOM, WEIGHTS
 from metrics.permutation.singular import GAMMAS
 
 

@@ -9,10 +9,10 @@ import plotly.graph_objects as go
 
 from analysis import plots
 from analysis.alignment_lab import tables
-from analysis.alignment_lab.marks import SYMBOLS, color, key
 from analysis.alignment_lab.pairs import FEW
 from analysis.alignment_lab.triple import ORDERS
 from analysis.contract import Figure
+from analysis.order_marks import SYMBOLS, color, key
 from analysis.plots import number
 from analysis.theme import Theme, figure
 from metrics.permutation.singular import GAMMAS

@@ -11,16 +11,16 @@ import torch
 from metrics.permutation import perceptron
 from metrics.permutation.differentiable import taylor_barrier
 from metrics.permutation.matching import weight_matching
+from metrics.permutation.methods import ACTIVATIONS, LEARNED, NONE, RANDOM, WEIGHTS
 from metrics.permutation.mixture import grid
 from metrics.permutation.perceptron import mixture, mixture_losses, spec_of
-from metrics.permutation.sinkhorn import sinkhorn_matching
 from metrics.permutation.singular import all_singular, alignment, chance_along, truncated
+from metrics.permutation.sinkhorn import sinkhorn_matching
 from metrics.permutation.spec import Maps, Pieces, Spec, agreement, apply, identity, random_maps
 from metrics.permutation.units import unit_fit
 from models.progress import Stage
 from models.small_nets.data import Images
 
-NONE, WEIGHTS, ACTIVATIONS, LEARNED, RANDOM = "as they are", "weights", "activations", "learned", "random order"
 FEW = (NONE, WEIGHTS, ACTIVATIONS)
 LEARN_BATCH = 256
 SHOWN = 96  # units of a matrix of cosines that are kept

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from analysis.alignment_lab.pairs import ACTIVATIONS, LEARNED, NONE, RANDOM, WEIGHTS
 from analysis.contract import Headline
 from analysis.plots import interval, number
+from metrics.permutation.methods import ACTIVATIONS, LEARNED, NONE, RANDOM, WEIGHTS
 from metrics.permutation.singular import GAMMAS
 
 LARGEST, MIDDLE = range(2)

@@ -246,10 +246,11 @@ def _coverage_card(runs) -> Figure:
     n = [budget(b, r.order[0, 0]) for b in BUDGETS]
     rows = [{"run": x.label, "method": words.method(x, m), "budget": b, "features": int(x.result.covered[m, i]), "of": x.result.alive}
             for x in runs for m in range(len(METHODS)) for i, b in enumerate(BUDGETS)]
+    rows += [{"run": x.label, "method": "random", "budget": b, "features": int(v), "of": x.result.alive} for x in runs for drawn in x.result.covered_random for b, v in zip(BUDGETS, drawn)]
     most = METHODS.index("coverage")
     return Figure(
         "coverage", "How much of the model does it touch?",
-        f"SAE features that occur in what is taken, of {r.alive:,} in the pool. At 5 % ({n[2]} samples) {words.method(run, 0)} touches {int(r.covered[0, 2]):,}, greedy coverage {int(r.covered[most, 2]):,}.",
+        f"SAE features that occur in what is taken, of {r.alive:,} in the pool. At 5 % ({n[2]} samples) {words.method(run, 0)} touches {int(r.covered[0, 2]):,}, greedy coverage {int(r.covered[most, 2]):,}, random ones {r.covered_random[:, 2].mean():.0f} (grey: lowest to highest of {len(r.covered_random)}).",
         _views(runs, coverage), pa.Table.from_pylist(rows), f"Distinct SAE features among the samples taken by each method ({r.sae}).",
         f"At 5 %: " + "; ".join(f"{words.method(run, m)} {int(r.covered[m, 2])}" for m in range(len(METHODS))) + ".", height=HEIGHT)
 
@@ -258,6 +259,8 @@ def coverage(run, theme: Theme) -> go.Figure:
     r = run.result
     fig = figure(theme, margin=dict(l=58, r=150, t=14, b=42), height=HEIGHT)
     x = np.arange(len(BUDGETS))
+    low, high = r.covered_random.min(0), r.covered_random.max(0)
+    fig.add_trace(go.Scatter(x=[*x, *x[::-1]], y=[*low, *high[::-1]], fill="toself", fillcolor=theme.null_fill, line_width=0, mode="lines", hoverinfo="skip"))
     for m in range(len(METHODS)):
         fig.add_trace(go.Scatter(x=x, y=r.covered[m], mode="lines+markers", line=dict(color=_colour(theme, m), width=1.5, dash=DASHES[m]),
                                  marker=dict(symbol=SYMBOLS[m], size=7, color=_colour(theme, m)), hovertemplate=f"{words.method(run, m)}: %{{y}}<extra></extra>", cliponaxis=False))

@@ -19,14 +19,13 @@ POOLINGS = ("mean", "sum", "max", "binary", "last token")
 @dataclass(frozen=True, eq=False)
 class Embedded:
     """One row a sample: codes CSR [sample, feature], raw [sample, d_model] pooled at the SAE's site in the same way, rds [sample, d_model] of
-    unit length, tokens CSR of counts [sample, vocabulary], length [sample] counted tokens, fired [feature] tokens."""
+    unit length, tokens CSR of counts [sample, vocabulary], length [sample] counted tokens."""
 
     codes: object
     raw: np.ndarray
     rds: np.ndarray
     tokens: object
     length: np.ndarray
-    fired: np.ndarray
 
 
 def counted(ids: torch.Tensor, keep: torch.Tensor, spans: dict, part: str, first: bool) -> torch.Tensor:
@@ -58,7 +57,7 @@ def embed(model: Model, sae: Sae, ids: torch.Tensor, used: torch.Tensor, pooling
     z = csr_matrix((values, features, indptr), shape=(len(ids), sae.d_sae))
     unit = rds.rows(len(ids))
     unit /= np.linalg.norm(unit, axis=1, keepdims=True).clip(min=1e-12)
-    return Embedded(z, raw.rows(len(ids)), unit, counts(ids, used, model.module.get_input_embeddings().num_embeddings), used.sum(1).numpy(), codes.fired)
+    return Embedded(z, raw.rows(len(ids)), unit, counts(ids, used, model.module.get_input_embeddings().num_embeddings), used.sum(1).numpy())
 
 
 def counts(ids: torch.Tensor, used: torch.Tensor, vocab: int):
@@ -98,10 +97,6 @@ class _Masked:
         self.statistic, self.used = statistic, used.reshape(-1)
         self.matrix = statistic.matrix
 
-    @property
-    def fired(self) -> np.ndarray:
-        return self.statistic.fired.numpy()
-
     def add(self, x: torch.Tensor, keep=None, start: int = 0) -> None:
         self.statistic.add(x, self.used[start : start + len(x)], start=start)
 
@@ -111,14 +106,12 @@ class _Pooled:
 
     def __init__(self, of, length: int, pool: str, used: torch.Tensor):
         self.of, self.length, self.pool, self.used = of, length, pool, used
-        self.fired = 0
         self._rows: dict[int, np.ndarray] = {}
 
     def add(self, x: torch.Tensor, keep=None, start: int = 0) -> None:
         y = self.of(x).cpu()
         first, n = start // self.length, len(x) // self.length
         used = self.used[first : first + n]
-        self.fired = self.fired + (y[used.reshape(-1)] > 0).sum(0).numpy()
         y = y.view(n, self.length, -1)
         if self.pool == "max":
             pooled = y.masked_fill(~used[..., None], -torch.inf).amax(1)

@@ -34,7 +34,8 @@ class Result:
     [rank] the mass that only the sample and only the prototype has; share of features sums with what is left out to the score
     prototype_feature, prototype_value, pool_value [feature″] the prototype's largest features and their mean in the pool; prototype_words the
     tokens that each promotes most (the direct path to the logits)
-    covered [method, budget] features among the first samples of draw 0, of `alive` that occur in the pool
+    covered [method, budget] features among the first samples of draw 0, of `alive` that occur in the pool; covered_random [selection, budget] the
+    same for selections drawn at random
     """
 
     sae: str
@@ -64,6 +65,7 @@ class Result:
     pool_value: np.ndarray
     prototype_words: np.ndarray
     covered: np.ndarray
+    covered_random: np.ndarray
     alive: int
 
 
@@ -102,7 +104,7 @@ def compute(captures, params, progress) -> Result:
         **_explained(pool, p, first[0]), prototype_feature=top, prototype_value=p[top], pool_value=np.asarray(pool.codes.mean(0)).ravel()[top],
         prototype_words=np.array(meant),
         covered=np.array([[selection.covered(pool.codes, order[: budget(b, order)]) for b in BUDGETS] for order in first]),
-        alive=int((np.asarray((pool.codes > 0).sum(0)).ravel() > 0).sum()))
+        covered_random=_by_chance(pool, first[0], params.seed), alive=int((np.asarray((pool.codes > 0).sum(0)).ravel() > 0).sum()))
 
 
 def budget(share: float, order: np.ndarray) -> int:
@@ -162,6 +164,12 @@ def _explained(pool: Embedded, p: np.ndarray, order: np.ndarray) -> dict:
         feature[i, : len(top)], share[i, : len(top)] = features[top], part[top]
         share[i, -1] = part.sum() - part[top].sum()
     return dict(shown=rows, feature=feature, share=share, extra=extra, missing=missing)
+
+
+def _by_chance(pool: Embedded, order: np.ndarray, seed: int, n: int = 20) -> np.ndarray:
+    """Features among samples taken at random from the candidates, [selection, budget]."""
+    rng, candidates = np.random.default_rng([seed, 1]), order[order >= 0]
+    return np.array([[selection.covered(pool.codes, drawn[: budget(b, order)]) for b in BUDGETS] for drawn in (rng.permutation(candidates) for _ in range(n))])
 
 
 def _texts(tokenizer, tokens) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from analysis.contract import Headline
-from analysis.data_selection.measure import METHODS, budget
+from analysis.data_selection.measure import budget
 from analysis.plots import number
 
 
@@ -118,11 +118,12 @@ def headlines(runs) -> tuple:
         found = precision(run, 0)
         rows = [Headline(f"Precision, {method(run, 0)}", 100 * found.mean(), "%", 100 * found.min() if len(found) > 1 else None, 100 * found.max() if len(found) > 1 else None,
                          null=f"random {percent(base_rate(r).mean())}", better="high"),
-                Headline("Precision, raw cosine", 100 * precision(run, 2).mean(), "%", null=f"BM25 {percent(precision(run, 4).mean())}", better="high")]
-    rows.append(Headline("Score against length, ρ", length_correlation(r), null="none 0"))
+                Headline("Precision, raw cosine", 100 * precision(run, 2).mean(), "%", null=f"random {percent(base_rate(r).mean())}", better="high", note=f"BM25 {percent(precision(run, 4).mean())}")]
+    rows.append(Headline("Score against length, ρ", length_correlation(r), note="Spearman; 0: length plays no part"))
     if len(runs) > 1 and same_pool(*runs[:2]):
         rho, both, chance = agreement(*runs[:2])
         rows.append(Headline("Overlap with A", 100 * both, "%", null=f"chance {percent(chance)}", better="high"))
     else:
-        rows.append(Headline("Features covered", int(r.covered[0, 2]), "", null=f"coverage {int(r.covered[METHODS.index('coverage'), 2])}", note="at 5 % of the pool"))
+        low, high = r.covered_random[:, 2].min(), r.covered_random[:, 2].max()
+        rows.append(Headline("Features touched", int(r.covered[0, 2]), "", null=f"random {low} to {high}", note=f"at 5 % of the pool, of {r.alive:,}"))
     return tuple(rows)

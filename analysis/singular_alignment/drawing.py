@@ -9,12 +9,13 @@ import plotly.graph_objects as go
 
 from analysis import plots
 from analysis.contract import Figure
+from analysis.order_marks import SYMBOLS, color, key
 from analysis.plots import number
 from analysis.singular_alignment import tables, triangle, units, vectors, words
-from analysis.singular_alignment.marks import SYMBOLS, color, key
 from analysis.singular_alignment.measure import gamma_index
-from analysis.singular_alignment.words import MIDDLE, NONE, RANDOM, WEIGHTS
+from analysis.singular_alignment.words import MIDDLE
 from analysis.theme import Theme, figure
+from metrics.permutation.methods import NONE, RANDOM, WEIGHTS
 
 
 def figures(runs) -> list[Figure]:

@@ -9,6 +9,7 @@ import torch
 from metrics.permutation.activations import activation_matching
 from metrics.permutation.differentiable import mean_loss
 from metrics.permutation.matching import weight_matching
+from metrics.permutation.methods import ACTIVATIONS, LEARNED, NONE, RANDOM, WEIGHTS
 from metrics.permutation.mixture import Mixture
 from metrics.permutation.sinkhorn import sinkhorn_matching
 from metrics.permutation.spec import Maps, Spec, apply, identity, random_maps
@@ -16,7 +17,6 @@ from metrics.permutation.transformer import RESID, Symmetry, checked, folded, re
 from models.loaded import Model
 from models.progress import Stage
 
-NONE, WEIGHTS, ACTIVATIONS, LEARNED, RANDOM = "as they are", "weights", "activations", "learned", "random order"
 LEARN_BATCH = 4  # sequences of a learning step
 
 

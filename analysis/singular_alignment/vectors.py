@@ -9,12 +9,12 @@ import plotly.graph_objects as go
 
 from analysis import plots
 from analysis.contract import Figure
+from analysis.order_marks import SYMBOLS, color, key
 from analysis.plots import number
 from analysis.singular_alignment import tables, words
-from analysis.singular_alignment.marks import SYMBOLS, color, key
 from analysis.singular_alignment.measure import gamma_index
-from analysis.singular_alignment.words import RANDOM, WEIGHTS
 from analysis.theme import Theme, figure
+from metrics.permutation.methods import RANDOM, WEIGHTS
 from metrics.permutation.singular import GAMMAS
 
 

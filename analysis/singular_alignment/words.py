@@ -7,10 +7,10 @@ import numpy as np
 from analysis.contract import Headline
 from analysis.plots import interval, number
 from analysis.singular_alignment.measure import gamma_index
+from metrics.permutation.methods import LEARNED, NONE, RANDOM, WEIGHTS
 from metrics.permutation.singular import GAMMAS
 
 LARGEST, MIDDLE = range(2)
-NONE, WEIGHTS, ACTIVATIONS, LEARNED, RANDOM = "as they are", "weights", "activations", "learned", "random order"
 
 
 def answer(runs) -> str:

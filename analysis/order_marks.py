@@ -5,8 +5,8 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from analysis import plots
-from analysis.alignment_lab.pairs import ACTIVATIONS, LEARNED, NONE, RANDOM, WEIGHTS
 from analysis.theme import Theme
+from metrics.permutation.methods import ACTIVATIONS, LEARNED, NONE, RANDOM, WEIGHTS
 
 SYMBOLS = {NONE: "circle-open", WEIGHTS: "square", ACTIVATIONS: "triangle-up", LEARNED: "cross", RANDOM: "x"}
 SIGNS = {"circle-open": "○", "square": "■", "triangle-up": "▲", "cross": "✚", "x": "✕"}
