@@ -63,7 +63,7 @@ def _target(run) -> str:
 def ranked(run, theme: Theme) -> go.Figure:
     r = run.result
     n = min(SHOWN, len(r.shown))
-    fig = figure(theme, margin=dict(l=440, r=96, t=28, b=42), height=520)
+    fig = figure(theme, margin=dict(l=286, r=84, t=28, b=42), height=520)
     hues = (theme.a, *theme.more)[:PARTS]
     top = [f for f in dict.fromkeys(r.feature[:n, :PARTS].T.ravel().tolist()) if f >= 0][:len(hues)]
     left = np.zeros(n)
@@ -75,12 +75,12 @@ def ranked(run, theme: Theme) -> go.Figure:
     rest = r.share[:n].sum(1) - left
     _bar(fig, y, left, rest, theme.null_line, "all other features")
     fig.update_layout(barmode="overlay", xaxis=dict(title="likeness to the target", showgrid=True, rangemode="tozero"),
-                      yaxis=dict(range=[n - 0.5, -0.5], tickvals=y, ticktext=[_short(r.text[i], 58) for i in r.shown[:n]], tickfont=dict(color=theme.text)))
+                      yaxis=dict(range=[n - 0.5, -0.5], tickvals=y, ticktext=[_short(r.text[i], 40) for i in r.shown[:n]], tickfont=dict(color=theme.text)))
     if r.has_labels:
         for i, row in enumerate(r.shown[:n]):
             plots.note(fig, theme, _short(r.label[row], 14), 1.0, i, ref=("paper", "y"), xanchor="left", xshift=8, color=theme.text if r.relevant[row] else theme.axis)
     keys = [f'<span style="color:{c}">■</span> {f}' for c, f in zip(hues, top)] + [f'<span style="color:{theme.null_line}">■</span> others']
-    plots.note(fig, theme, "feature  " + "  ".join(keys), 0.0, 1.0, xanchor="left", yanchor="bottom")
+    plots.note(fig, theme, "feature  " + "  ".join(keys), 0.0, 1.0, xanchor="left", yanchor="bottom", xshift=-278)
     return fig
 
 
