@@ -123,6 +123,7 @@ class _Walk:
 
     def __init__(self, model: Model, ids: torch.Tensor, keep: torch.Tensor):
         self.model, self.hidden, self.arguments = model, [], []
+        self.at, self.unread = 0, set()
         self.masks = [None if bool(part.all()) else part.reshape(-1).to(model.device) for part in keep.split(BATCH)]
         probe = _entries(model, ids[:1], only_first=False)[1]
         alike = all(_same(probe[0], other) for other in probe)
@@ -143,7 +144,11 @@ class _Walk:
             handles.append(module.register_forward_pre_hook(self._reader(site, moments, seconds)))
         try:
             for self.at in range(len(self.hidden)):
-                self._run(layer, self.at)
+                self.unread = set(moments)
+                try:
+                    self._run(layer, self.at)
+                except _Enough:
+                    pass
         finally:
             for handle in handles:
                 handle.remove()
@@ -154,6 +159,9 @@ class _Walk:
             for statistic in (moments[site], seconds.get(site)):
                 if statistic is not None:
                     statistic.add(args[0].flatten(0, -2), keep=self.masks[self.at])
+            self.unread.discard(site)
+            if not self.unread:  # what the block makes of its last input is not asked for: a third of its work, where that is the MLP's output
+                raise _Enough
 
         return hook
 
@@ -192,7 +200,7 @@ def _entries(model: Model, ids: torch.Tensor, only_first: bool) -> tuple[torch.T
 
 
 class _Enough(Exception):
-    """The first block has been reached."""
+    """What was asked for has been read; the rest of the forward is not needed."""
 
 
 def _same(one: dict, other: dict) -> bool:
