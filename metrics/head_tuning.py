@@ -109,7 +109,7 @@ def tune(model: Model, parts: list[Part], examples: Examples, *, steps: int, bat
     if kept:
         start, (leaves, first, second) = int(kept["step"]), ([x.to(model.device) for x in kept[k]] for k in ("leaves", "first", "second"))
     for step in range(start, steps):
-        loss, slopes = _slopes(model, parts, leaves, examples, np.random.default_rng([seed, step]), batch)
+        loss, slopes = slopes_of(model, parts, leaves, examples, np.random.default_rng([seed, step]), batch)
         for i, slope in enumerate(slopes):
             slope = slope * scale
             if optimiser == "sgd":
@@ -124,7 +124,8 @@ def tune(model: Model, parts: list[Part], examples: Examples, *, steps: int, bat
     return leaves
 
 
-def _slopes(model: Model, parts: list[Part], leaves: list[torch.Tensor], examples: Examples, rng, batch: int) -> tuple[float, tuple]:
+def slopes_of(model: Model, parts: list[Part], leaves: list[torch.Tensor], examples: Examples, rng, batch: int) -> tuple[float, tuple]:
+    """(loss in nats per asked token, its gradient by each slice) on `batch` examples that rng draws."""
     chosen = torch.from_numpy(rng.choice(len(examples.ids), min(batch, len(examples.ids)), replace=False))
     ids, targets = examples.ids[chosen], examples.targets[chosen]
     length = int((targets != IGNORED).any(0).nonzero().max()) + 1

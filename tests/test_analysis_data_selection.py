@@ -2,6 +2,7 @@
 
 import dataclasses
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import analysis.data_selection as subject
 from analysis.contract import Run
 from analysis.data_selection import drawing, words
 from analysis.data_selection.embed import counted, embed
+from analysis.data_selection.measure import METHODS
 from analysis.theme import THEMES
 from metrics import selection
 from models.corpus import Corpus, Tokens
@@ -43,6 +45,9 @@ class Pool:
 
     def beside(self, written):
         return Pool(self.given, self.other)
+
+    def keep_plan(self, name, parameters, make, plan_class, progress=None):
+        return make(progress)
 
 
 def tokens(shuffled=False, seed=0):
@@ -92,6 +97,19 @@ def test_labels_that_mean_nothing_are_found_at_their_share(setting):
     """Negative control."""
     rates = [words.precision(run, 0) - words.base_rate(run.result) for run in (ask(setting, tokens(True, seed), draws=10, budget=30.0) for seed in range(4))]
     assert abs(np.mean(rates)) < 0.08
+
+
+def test_less_finds_the_planted_task_by_gradients_and_shuffled_labels_at_their_share(setting):
+    run = ask(setting, less=True, less_epochs=1)
+    assert ask(setting).result.methods == METHODS and run.result.methods == (*METHODS, "LESS")
+    assert words.method(run, 6) == "LESS" and words.precision(run, 6).min() > 0.9 and "LESS 9" in subject.answer([run]) or "LESS 100 %" in subject.answer([run])
+    rates = [words.precision(r, 6) - words.base_rate(r.result) for r in (ask(setting, tokens(True, seed), less=True, less_epochs=1, budget=30.0) for seed in range(3))]
+    assert abs(np.mean(rates)) < 0.1
+    for card in subject.figures([run]):
+        assert all(draw(THEMES["dark"]).data for draw in card.views.values())
+    assert "rank LESS" in drawing.selection_table([run]).column_names
+    shape = SimpleNamespace(forward_flops=10.0, head_flops=1.0, d_model=0)
+    assert subject.cost(shape, 7, PARAMS) == 63 and subject.cost(shape, 7, dataclasses.replace(PARAMS, less=True, less_epochs=2)) == 63 + 7 * 2 * 30
 
 
 def test_shares_are_exact(setting):

@@ -11,7 +11,10 @@ attention sink whose size rules a mean); prototype = mean of the examples. Texts
 
 **Beside it, always:** the same score within tenths of equal length; raw residual at the same site, pooled alike, by cosine; RDS+ (arXiv
 2503.01807, from its code: position-weighted mean of the last state, each target example takes its best in turn); BM25 on tokens
-(k₁ = 1.5, b = 0.75); greedy coverage of SAE features, which knows no target; random.
+(k₁ = 1.5, b = 0.75); greedy coverage of SAE features, which knows no target; random. On request LESS (arXiv 2402.04333, from its code): the
+inner product of a sample's Adam direction with the target's mean gradient, over the checkpoints of a short warm-up on 5 % of the pool; here by
+the attention matrices whole instead of adapters beside them, sketched in 1,024 sums, at a constant rate of 2·10⁻⁵. It takes one backward pass a
+sample and epoch, which is why it is off by default and kept in the store apart.
 
 **Why.** A sample's score is the sum of min(zₖ, pₖ) / Σ max over features k, exactly. *Extra* is mass that only the sample has, *missing* what
 only the prototype has; with the score they sum to 1. Shares are told for mean, sum and max pooling as they stand.
@@ -57,6 +60,8 @@ class Params:
     examples: int = param(10, "Target examples", low=1, high=1000)
     draws: int = param(5, "Draws of target examples", low=1, high=50)
     seed: int = param(0, "Seed of the draws", low=0, high=10**9)
+    less: bool = param(False, "LESS as well (slow)", help="Ranks by gradients: one backward pass for every sample and epoch, minutes on a small model; kept once it is made.")
+    less_epochs: int = param(4, "Epochs of its warm-up", low=1, high=16, help="Each is a checkpoint at which every gradient is taken; LESS: 4.")
 
 
 def reads(variants, params: Params) -> list[str]:
@@ -88,5 +93,6 @@ def figures(runs) -> list:
 
 
 def cost(shape: Shape, n_tokens: int, params: Params) -> float:
-    """FLOPs: one pass without the head, and an SAE of eight times the stream's width."""
-    return n_tokens * (shape.forward_flops - shape.head_flops + 2.0 * shape.d_model * 8 * shape.d_model)
+    """FLOPs: one pass without the head, and an SAE of eight times the stream's width; with LESS a pass and its backward, twice as much, for each epoch."""
+    less = 3 * shape.forward_flops * params.less_epochs if params.less else 0.0
+    return n_tokens * (shape.forward_flops - shape.head_flops + 2.0 * shape.d_model * 8 * shape.d_model + less)

@@ -17,8 +17,8 @@ from analysis.theme import Theme, figure
 
 HEIGHT = 344
 SHOWN, PARTS = 16, 5  # samples drawn, and features named in a bar
-DASHES = ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot")
-SYMBOLS = ("circle", "circle-open", "square", "triangle-up", "x", "cross")
+DASHES = ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot", "solid")
+SYMBOLS = ("circle", "circle-open", "square", "triangle-up", "x", "cross", "diamond-open")
 
 
 def figures(runs) -> list[Figure]:
@@ -35,7 +35,7 @@ def _views(runs, draw) -> dict:
 
 
 def _colour(theme: Theme, i: int) -> str:
-    return (theme.text, theme.text, *theme.more)[i]
+    return (theme.text, theme.text, *theme.more, theme.b)[i]
 
 
 # ---- what was taken, and why
@@ -99,14 +99,14 @@ def selection_table(runs) -> pa.Table:
     parts = []
     for run in runs:
         r = run.result
-        ranks = np.zeros((len(METHODS), len(r.text)), int)
+        ranks = np.zeros((len(r.methods), len(r.text)), int)
         for m, order in enumerate(r.order[0]):
             ranks[m, order[order >= 0]] = np.arange(1, int((order >= 0).sum()) + 1)
         chosen = np.zeros(len(r.text), bool)
         chosen[words.taken(run)] = True
         parts.append(pa.table({"run": [run.label] * len(r.text), "model": [run.subject] * len(r.text), "sample": np.arange(len(r.text)), "text": [str(t) for t in r.text],
                                "label": [str(x) for x in r.label], "tokens": r.length, "score": pa.array(r.score[0], from_pandas=True), "taken": chosen,
-                               **{f"rank {words.method(run, m) if len(runs) == 1 else METHODS[m]}": pa.array([int(x) or None for x in ranks[m]]) for m in range(len(METHODS))}}))
+                               **{f"rank {words.method(run, m) if len(runs) == 1 else r.methods[m]}": pa.array([int(x) or None for x in ranks[m]]) for m in range(len(r.methods))}}))
     return pa.concat_tables(parts)
 
 
@@ -116,22 +116,22 @@ def selection_table(runs) -> pa.Table:
 def _precision_card(runs) -> Figure:
     run = runs[0]
     rows = [{"run": x.label, "method": words.method(x, m), "budget": b, "draw": d, "precision": v, "random": rate}
-            for x in runs for m in range(len(METHODS)) for b in BUDGETS for d, (v, rate) in enumerate(zip(words.precision(x, m, b), words.base_rate(x.result)))]
-    best = max((2, 3, 4), key=lambda m: words.precision(run, m).mean())
+            for x in runs for m in range(len(x.result.methods)) for b in BUDGETS for d, (v, rate) in enumerate(zip(words.precision(x, m, b), words.base_rate(x.result)))]
+    best = max((2, 3, 4, *range(6, len(run.result.methods))), key=lambda m: words.precision(run, m).mean())
     return Figure(
         "precision", "Does it find its own?",
         f"Share of what is taken that wears the target’s label; bars: lowest and highest of {len(run.result.order)} draws of {len(run.result.target_text)} examples. At {run.params.budget:g} %: "
         f"{words.method(run, 0)} {words.percent(words.precision(run, 0).mean())}, {words.method(run, best)} {words.percent(words.precision(run, best).mean())}; grey: random.",
         _views(runs, precision), pa.Table.from_pylist(rows),
         f"Precision at budget for “{run.params.task}” in a pool of {len(run.result.text):,} samples ({run.result.n_relevant} of the {run.params.label}); grey dashed: share in the pool.",
-        "; ".join(f"{words.method(run, m)} {words.spread(words.precision(run, m))}" for m in range(len(METHODS))) + ".", height=HEIGHT)
+        "; ".join(f"{words.method(run, m)} {words.spread(words.precision(run, m))}" for m in range(len(run.result.methods))) + ".", height=HEIGHT)
 
 
 def precision(run, theme: Theme) -> go.Figure:
     fig = figure(theme, margin=dict(l=52, r=130, t=14, b=42), height=HEIGHT)
     x = np.arange(len(BUDGETS))
     ends = []
-    for m in range(len(METHODS)):
+    for m in range(len(run.result.methods)):
         values = np.array([words.precision(run, m, b) for b in BUDGETS])
         mean, bars = values.mean(1), m == 0 and values.shape[1] > 1
         error = dict(type="data", symmetric=False, array=values.max(1) - mean, arrayminus=mean - values.min(1), color=_colour(theme, m), thickness=1.5, width=0) if bars else None
@@ -141,8 +141,8 @@ def precision(run, theme: Theme) -> go.Figure:
     rate = words.base_rate(run.result).mean()
     fig.add_shape(type="line", x0=0, x1=len(x) - 1, y0=rate, y1=rate, line=dict(color=theme.null_line, width=1.5, dash="dash"), layer="below")
     for m, at in enumerate(plots.apart([*ends, rate], 0.075)):
-        plots.note(fig, theme, words.method(run, m) if m < len(METHODS) else "random", len(x) - 1, at, ref=("x", "y"), xanchor="left", xshift=10,
-                   color=_colour(theme, m) if m < len(METHODS) else theme.axis)
+        plots.note(fig, theme, words.method(run, m) if m < len(run.result.methods) else "random", len(x) - 1, at, ref=("x", "y"), xanchor="left", xshift=10,
+                   color=_colour(theme, m) if m < len(run.result.methods) else theme.axis)
     fig.update_layout(xaxis=dict(title="share of the pool taken, %", tickvals=x, ticktext=[f"{100 * b:g}" for b in BUDGETS]),
                       yaxis=dict(title="of the target’s label", range=[-0.03, 1.05], tickformat=".0%", showgrid=True))
     return fig
@@ -214,11 +214,11 @@ def prototype(run, theme: Theme) -> go.Figure:
 
 def _overlap_card(runs) -> Figure:
     run = runs[0]
-    names = [words.method(run, m) for m in range(len(METHODS))]
-    z = [[words.overlap(words.taken(run, i), words.taken(run, j)) for j in range(len(METHODS))] for i in range(len(METHODS))]
+    names = [words.method(run, m) for m in range(len(run.result.methods))]
+    z = [[words.overlap(words.taken(run, i), words.taken(run, j)) for j in range(len(run.result.methods))] for i in range(len(run.result.methods))]
     chance = words.chance_overlap(len(words.taken(run)), int((run.result.order[0, 0] >= 0).sum()))
     rows = [{"run": x.label, "method": words.method(x, i), "with": words.method(x, j), "overlap": words.overlap(words.taken(x, i), words.taken(x, j))}
-            for x in runs for i in range(len(METHODS)) for j in range(len(METHODS))]
+            for x in runs for i in range(len(x.result.methods)) for j in range(len(x.result.methods))]
     return Figure(
         "overlap", "Do the methods take the same?",
         f"Shared over joint samples at {run.params.budget:g} %. {names[0]} shares {words.percent(z[0][2])} with {names[2]}, {words.percent(z[0][4])} with {names[4]}; two random selections share {words.percent(chance)}.",
@@ -227,8 +227,8 @@ def _overlap_card(runs) -> Figure:
 
 
 def overlap(run, theme: Theme) -> go.Figure:
-    names = [words.method(run, m) for m in range(len(METHODS))]
-    z = np.array([[words.overlap(words.taken(run, i), words.taken(run, j)) for j in range(len(METHODS))] for i in range(len(METHODS))])
+    names = [words.method(run, m) for m in range(len(run.result.methods))]
+    z = np.array([[words.overlap(words.taken(run, i), words.taken(run, j)) for j in range(len(run.result.methods))] for i in range(len(run.result.methods))])
     fig = figure(theme, margin=dict(l=150, r=14, t=14, b=112), height=HEIGHT)
     plots.heat(fig, theme, z, low=0, high=1, gap=2, hover="%{z:.0%} shared")
     at = dict(tickvals=list(range(len(names))), ticktext=names, tickfont=dict(color=theme.text))
@@ -245,14 +245,14 @@ def _coverage_card(runs) -> Figure:
     r = run.result
     n = [budget(b, r.order[0, 0]) for b in BUDGETS]
     rows = [{"run": x.label, "method": words.method(x, m), "budget": b, "features": int(x.result.covered[m, i]), "of": x.result.alive}
-            for x in runs for m in range(len(METHODS)) for i, b in enumerate(BUDGETS)]
+            for x in runs for m in range(len(x.result.methods)) for i, b in enumerate(BUDGETS)]
     rows += [{"run": x.label, "method": "random", "budget": b, "features": int(v), "of": x.result.alive} for x in runs for drawn in x.result.covered_random for b, v in zip(BUDGETS, drawn)]
     most = METHODS.index("coverage")
     return Figure(
         "coverage", "How much of the model does it touch?",
         f"SAE features that occur in what is taken, of {r.alive:,} in the pool. At 5 % ({n[2]} samples) {words.method(run, 0)} touches {int(r.covered[0, 2]):,}, greedy coverage {int(r.covered[most, 2]):,}, random ones {r.covered_random[:, 2].mean():.0f} (grey: lowest to highest of {len(r.covered_random)}).",
         _views(runs, coverage), pa.Table.from_pylist(rows), f"Distinct SAE features among the samples taken by each method ({r.sae}).",
-        f"At 5 %: " + "; ".join(f"{words.method(run, m)} {int(r.covered[m, 2])}" for m in range(len(METHODS))) + ".", height=HEIGHT)
+        f"At 5 %: " + "; ".join(f"{words.method(run, m)} {int(r.covered[m, 2])}" for m in range(len(run.result.methods))) + ".", height=HEIGHT)
 
 
 def coverage(run, theme: Theme) -> go.Figure:
@@ -261,7 +261,7 @@ def coverage(run, theme: Theme) -> go.Figure:
     x = np.arange(len(BUDGETS))
     low, high = r.covered_random.min(0), r.covered_random.max(0)
     fig.add_trace(go.Scatter(x=[*x, *x[::-1]], y=[*low, *high[::-1]], fill="toself", fillcolor=theme.null_fill, line_width=0, mode="lines", hoverinfo="skip"))
-    for m in range(len(METHODS)):
+    for m in range(len(run.result.methods)):
         fig.add_trace(go.Scatter(x=x, y=r.covered[m], mode="lines+markers", line=dict(color=_colour(theme, m), width=1.5, dash=DASHES[m]),
                                  marker=dict(symbol=SYMBOLS[m], size=7, color=_colour(theme, m)), hovertemplate=f"{words.method(run, m)}: %{{y}}<extra></extra>", cliponaxis=False))
     for m, at in enumerate(plots.apart([float(v) for v in r.covered[:, 0]], 0.075 * max(r.alive, 1))):

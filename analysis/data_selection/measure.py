@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from analysis.data_selection import gradients
 from analysis.data_selection.embed import Embedded, counted, embed
 from metrics import selection
 from metrics.feature_contexts import promoted
@@ -18,6 +19,7 @@ from models.saes.inside import require_fit
 from models.saes.shelf import choose
 
 METHODS = ("chosen", "length-matched", "raw cosine", "RDS+", "BM25", "coverage")
+LESS = "LESS"  # the seventh, where it is asked for
 BUDGETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 EXPLAINED, FEATURES = 24, 8  # samples explained, and features told of each
 
@@ -26,6 +28,7 @@ EXPLAINED, FEATURES = 24, 8  # samples explained, and features told of each
 class Result:
     """Samples of the pool in its order; `draw` are sets of target examples drawn anew (one where the target is the user's own text).
 
+    methods: METHODS, with LESS behind them where it was asked for
     score [draw, sample] of the chosen method, NaN for samples that are that draw's target; order [draw, method, sample] indices best first,
     −1 behind the last one (a draw's target is no candidate)
     relevant [sample] bool, wears the target's label (all False where the target is text); target [draw, example] indices, −1 for own text
@@ -46,6 +49,7 @@ class Result:
     n_sequences: int
     n_relevant: int
     has_labels: bool
+    methods: tuple[str, ...]
     score: np.ndarray
     order: np.ndarray
     relevant: np.ndarray
@@ -80,25 +84,28 @@ def compute(captures, params, progress) -> Result:
         require_fit(sae, model)
         read = lambda t, p: embed(model, sae, torch.from_numpy(t.ids), counted(torch.from_numpy(t.ids), torch.from_numpy(t.keep), t.spans, params.part, params.first_token),
                                   params.pooling, params.k, p)
-        pool = read(tokens, Stage(progress, 0.0, 0.8))
+        end = 0.08 if params.less else 0.9
+        pool = read(tokens, Stage(progress, 0.0, end))
         own = capture.beside(params.target_text).tokens if params.target_text else None
-        aim = read(own, Stage(progress, 0.8, 0.85)) if own is not None else pool
+        aim = read(own, Stage(progress, end, end + 0.02)) if own is not None else pool
         texts = _texts(model.tokenizer, tokens)
         target_texts = _texts(model.tokenizer, own) if own is not None else texts
         draws = [np.arange(len(own.ids))] if own is not None else _draws(relevant, params)
         p = selection.prototype(aim.codes, draws[0])
         top = np.argsort(-p, kind="stable")[:20]
         meant = [" ".join(model.tokenizer.decode([int(t)]).strip() for t in row) for row in promoted(model, sae, top, 3)[0]]
+    by_gradient = gradients.scores(capture, own, draws, params, Stage(progress, 0.1, 0.95)) if params.less else None
+    methods = METHODS if by_gradient is None else (*METHODS, LESS)
     scores, orders = [], []
     for i, rows in enumerate(draws):
         candidates = np.arange(len(texts)) if own is not None else np.setdiff1d(np.arange(len(texts)), rows)
-        score, order = _orders(pool, aim, rows, candidates, params)
+        score, order = _orders(pool, aim, rows, candidates, params, None if by_gradient is None else by_gradient[i])
         scores.append(score), orders.append(order)
-        progress.step(int(850 + 140 * (i + 1) / len(draws)), 1000, f"ranking by {len(METHODS)} methods, target {i + 1} of {len(draws)}")
+        progress.step(int(950 + 50 * (i + 1) / len(draws)), 1000, f"ranking by {len(methods)} methods, target {i + 1} of {len(draws)}")
     rows, first = draws[0], orders[0]
     return Result(
         sae=sae.name, site=sae.site.written, d_sae=sae.d_sae, k=params.k or sae.k or 0, n_tokens=int(pool.length.sum()), n_sequences=len(texts),
-        n_relevant=int(relevant.sum()), has_labels=bool(relevant.any()), score=np.array(scores, np.float32), order=np.array(orders, np.int32), relevant=relevant,
+        n_relevant=int(relevant.sum()), has_labels=bool(relevant.any()), methods=methods, score=np.array(scores, np.float32), order=np.array(orders, np.int32), relevant=relevant,
         target=np.array(draws) if own is None else -np.ones((1, len(rows)), int), target_text=np.array([target_texts[i] for i in rows]), length=pool.length,
         label=labels, text=np.array(texts), target_length=np.array([aim.length[d].mean() for d in draws]),
         **_explained(pool, p, first[0]), prototype_feature=top, prototype_value=p[top], pool_value=np.asarray(pool.codes.mean(0)).ravel()[top],
@@ -134,8 +141,8 @@ def _draws(relevant: np.ndarray, params) -> list[np.ndarray]:
     return [np.sort(np.random.default_rng([params.seed, i]).choice(have, params.examples, replace=False)) for i in range(params.draws)]
 
 
-def _orders(pool: Embedded, aim: Embedded, rows: np.ndarray, candidates: np.ndarray, params) -> tuple[np.ndarray, np.ndarray]:
-    """(score [sample] of the chosen method, order [method, sample])."""
+def _orders(pool: Embedded, aim: Embedded, rows: np.ndarray, candidates: np.ndarray, params, by_gradient: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """(score [sample] of the chosen method, order [method, sample]); by_gradient [sample] is LESS's score."""
     own = aim is pool
     codes, raw = pool.codes[candidates], pool.raw[candidates]
     p = selection.prototype(aim.codes, rows)
@@ -143,9 +150,11 @@ def _orders(pool: Embedded, aim: Embedded, rows: np.ndarray, candidates: np.ndar
     mean = aim.raw[rows].mean(0)
     plain = raw @ mean / (np.linalg.norm(raw, axis=1) * np.linalg.norm(mean)).clip(min=1e-12)
     queries = (pool if own else aim).tokens[rows].toarray()
-    found = (selection.best(score), selection.length_matched(score, pool.length[candidates]), selection.best(plain),
+    found = [selection.best(score), selection.length_matched(score, pool.length[candidates]), selection.best(plain),
              selection.in_turn(pool.rds[candidates] @ aim.rds[rows].T), selection.best(selection.bm25(pool.tokens[candidates], queries)),
-             selection.by_coverage(codes))
+             selection.by_coverage(codes)]
+    if by_gradient is not None:
+        found.append(selection.best(by_gradient[candidates]))
     order = np.full((len(found), len(pool.length)), -1)
     order[:, : len(candidates)] = [candidates[o] for o in found]
     whole = np.full(len(pool.length), np.nan)

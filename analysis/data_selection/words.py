@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from analysis.contract import Headline
-from analysis.data_selection.measure import budget
+from analysis.data_selection.measure import LESS, budget
 from analysis.plots import number
 
 
@@ -77,7 +77,7 @@ def method(run, i: int) -> str:
     p = run.params
     preset = (p.pooling, p.metric, p.k) == ("mean", "Jaccard", 0)
     own = "MONA" if preset else f"SAE {p.pooling}, {p.metric}"
-    return (own, f"{own}, length-matched", "raw cosine", "RDS+", "BM25", "coverage")[i]
+    return (own, f"{own}, length-matched", "raw cosine", "RDS+", "BM25", "coverage", LESS)[i]
 
 
 def percent(x: float) -> str:
@@ -105,7 +105,7 @@ def _one(run) -> str:
     length = f"Score and length correlate at ρ = {number(length_correlation(r))}"
     if not r.has_labels:
         return f"{n} of {len(r.text):,} samples are taken as most like the {len(r.target_text)} target examples; the pool has no label to judge them by. {length}."
-    others = ", ".join(f"{method(run, i)} {percent(precision(run, i).mean())}" for i in (2, 3, 4))
+    others = ", ".join(f"{method(run, i)} {percent(precision(run, i).mean())}" for i in (2, 3, 4, *range(6, len(r.methods))))
     return (f"Of {n} samples that {method(run, 0)} takes for “{p.task}”, **{spread(precision(run, 0))}** are of that {p.label}; random {percent(base_rate(r).mean())}, "
             f"{others}; at most {percent(reachable(run))} can be. {length}.")
 
