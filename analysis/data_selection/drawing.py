@@ -140,7 +140,8 @@ def precision(run, theme: Theme) -> go.Figure:
         ends.append(mean[-1])
     rate = words.base_rate(run.result).mean()
     fig.add_shape(type="line", x0=0, x1=len(x) - 1, y0=rate, y1=rate, line=dict(color=theme.null_line, width=1.5, dash="dash"), layer="below")
-    for m, at in enumerate(plots.apart([*ends, rate], 0.075)):
+    floor = 0.075 * np.argsort(np.argsort([*ends, rate], kind="stable"))  # a label below the axis would not be drawn
+    for m, at in enumerate(plots.apart(np.maximum([*ends, rate], floor).tolist(), 0.075)):
         plots.note(fig, theme, words.method(run, m) if m < len(run.result.methods) else "random", len(x) - 1, at, ref=("x", "y"), xanchor="left", xshift=10,
                    color=_colour(theme, m) if m < len(run.result.methods) else theme.axis)
     fig.update_layout(xaxis=dict(title="share of the pool taken, %", tickvals=x, ticktext=[f"{100 * b:g}" for b in BUDGETS]),
