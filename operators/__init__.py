@@ -35,7 +35,7 @@ from models.refusal import Refused
 from models.variant import Step, Variant, parse as parse_grammar
 from operators import (
     awq, contextual_sparsity, cut_memorized, dense_sparse, drop_layers, error_correction, flap, gptq, heal, hqq, low_rank, magnitude, masa, masks_2_4, mixed_levels,
-    modegpt, round_to_nearest, share_blocks, skip_loop, slice_gpt, sparsegpt, split_quant, subnetwork, tune_heads,
+    modegpt, relaxed_recursive, round_to_nearest, share_blocks, skip_loop, slice_gpt, sparsegpt, split_quant, subnetwork, tune_heads,
     tensor_network, vector_quant, wanda,
 )
 from operators.merging import average, breadcrumbs, fisher, pcb, pleas, reversible, task_arithmetic, ties
@@ -46,7 +46,7 @@ OPERATORS = {
     module.__name__.rpartition(".")[2]: module
     for module in (
         drop_layers, skip_loop, share_blocks, flap, modegpt, magnitude, wanda, sparsegpt, masks_2_4, low_rank, slice_gpt, round_to_nearest, gptq, awq, hqq, split_quant,
-        vector_quant, tensor_network, dense_sparse, masa, error_correction,
+        vector_quant, tensor_network, dense_sparse, masa, relaxed_recursive, error_correction,
         tune_heads, cut_memorized, subnetwork, mixed_levels, heal, contextual_sparsity,
     )
 }
@@ -54,7 +54,8 @@ OPERATORS = {
 MERGES = {module.__name__.rpartition(".")[2]: module for module in (average, task_arithmetic, ties, breadcrumbs, pcb, fisher, pleas, reversible)}
 ALL = OPERATORS | MERGES  # what a step may name; the first step over parents is one of MERGES, every other one of OPERATORS
 
-NARROWS, FACTORS, PRUNES = ("flap", "modegpt"), ("low_rank", "tensor_network", "dense_sparse", "masa"), ("magnitude", "wanda", "sparsegpt", "masks_2_4")
+NARROWS, FACTORS, PRUNES = ("flap", "modegpt"), ("low_rank", "tensor_network", "dense_sparse", "masa", "relaxed_recursive"), ("magnitude", "wanda", "sparsegpt", "masks_2_4")
+SHARES = ("share_blocks", "relaxed_recursive")
 QUANTISES = ("round_to_nearest", "gptq", "awq", "hqq", "split_quant", "vector_quant")
 
 
@@ -121,8 +122,10 @@ def refuse_order(steps: tuple[Step, ...]) -> None:
 def _conflict(earlier: Step, later: Step) -> str | None:
     """Why `later` undoes `earlier`, or None. The rules follow from what each family stores."""
     first, second = _kind(earlier), _kind(later)
-    if first == "skip_loop" and second in ("drop_layers", "skip_loop", "share_blocks") or (first, second) == ("share_blocks", "skip_loop"):
+    if first == "skip_loop" and second in ("drop_layers", "skip_loop", "share_blocks") or first in (*SHARES, "masa") and second == "skip_loop":
         return "which blocks run, and which of them share their weights, would be said twice; say it in one chain"
+    if first in SHARES and second == "drop_layers":
+        return "a block that goes may be the one that holds the shared weights; drop first, then share"
     if "drop_layers" in (first, second) or first == "tune_heads" and second != "error_correction":
         return None
     if first == "contextual_sparsity" and second != "heal":
@@ -145,6 +148,8 @@ def _conflict(earlier: Step, later: Step) -> str | None:
         return "cutting the stream mixes all channels, so zeros, integer grids and thin factors are lost; slice first, without other steps on the weights"
     if "masa" in (first, second) and {first, second} & {"share_blocks", "skip_loop"}:
         return "blocks that share whole matrices have no atoms of their own to share; use one of the two"
+    if "relaxed_recursive" in (first, second) and {first, second} <= {*SHARES, "masa", "skip_loop"}:
+        return "the same blocks would share their weights in two ways; use one of the two"
     if first in ("share_blocks", "skip_loop"):
         weights_only = second in ("magnitude", "round_to_nearest", "split_quant", "tensor_network", "share_blocks") or _param(later, "metric") in ("svd", "none")
         return None if weights_only else "every copy of a shared block would be given its own values by its own inputs and stop being shared; calibrate first, share last"

@@ -16,7 +16,7 @@ from operators.contract import Storage
 from tests.operator_bench import FAMILIES, model_of, text_for, weights_of
 
 CHANGING = {  # where the defaults are made for larger models, or change nothing
-    "drop_layers": {"blocks": (1,)}, "round_to_nearest": {"group": 8}, "gptq": {"group": 8}, "masks_2_4": {"steps": 10}, "masa": {"atoms": 2}, "error_correction": {"rank": 2}, "cut_memorized": {"ratio": 0.2, "located": "all"}, "awq": {"group": 8}, "hqq": {"group": 8}, "tensor_network": {"bond": 4}, "vector_quant": {"entries": 8, "length": 2}, "slice_gpt": {"slice": 0.5},
+    "drop_layers": {"blocks": (1,)}, "round_to_nearest": {"group": 8}, "gptq": {"group": 8}, "masks_2_4": {"steps": 10}, "masa": {"atoms": 2}, "relaxed_recursive": {"rank": 2}, "error_correction": {"rank": 2}, "cut_memorized": {"ratio": 0.2, "located": "all"}, "awq": {"group": 8}, "hqq": {"group": 8}, "tensor_network": {"bond": 4}, "vector_quant": {"entries": 8, "length": 2}, "slice_gpt": {"slice": 0.5},
     "tune_heads": {"choose": "random", "on_what": "text", "steps": 3, "rate": 0.1},
     "mixed_levels": {"assign": (2,), "more": "group:8"}, "skip_loop": {"chain": (0, 2, 2)},
     "contextual_sparsity": {"keep": 0.25},
@@ -131,7 +131,7 @@ def test_storage_is_sane(name, family):
 def test_composes_after_removing_a_sublayer(name, family):
     """Removed sublayers stay removed, are no part of the plan, and a whole removed block does not disturb the others."""
     model = subject(name, family, n_layers=4)
-    if name == "share_blocks":
+    if name in ("share_blocks", "relaxed_recursive"):
         cut = drop_layers.Params(blocks=(1,))
     else:
         cut = drop_layers.Params(blocks=(1,), mlp=(2,)) if name != "drop_layers" else drop_layers.Params(attn=(3,))

@@ -14,7 +14,7 @@ from tests.operator_bench import FAMILIES
 
 RECIPES = (
     "magnitude", "magnitude:scope=global,sparsity=0.3", "wanda:pattern=2:4", "sparsegpt:pattern=4:8,which=mlp", "round_to_nearest:group=8",
-    "gptq:group=8,bits=3,symmetric=true", "split_quant:bits=2", "modegpt:keep=0.5", "modegpt:which=attn", "tensor_network:bond=4", "masks_2_4:steps=2", "masa:atoms=2", "masa:atoms=1,span=2,which=all", "awq:group=8", "awq:bits=3,group=8,scale_bits=32", "hqq:group=8,bits=3", "share_blocks~error_correction:rank=3", "round_to_nearest:group=8~error_correction:rank=2",
+    "gptq:group=8,bits=3,symmetric=true", "split_quant:bits=2", "modegpt:keep=0.5", "modegpt:which=attn", "tensor_network:bond=4", "masks_2_4:steps=2", "masa:atoms=2", "masa:atoms=1,span=2,which=all", "relaxed_recursive:rank=2", "relaxed_recursive:rank=0,loops=3,start=stepwise,which=mlp", "relaxed_recursive:rank=3,start=lower", "awq:group=8", "awq:bits=3,group=8,scale_bits=32", "hqq:group=8,bits=3", "share_blocks~error_correction:rank=3", "round_to_nearest:group=8~error_correction:rank=2",
     "dense_sparse", "dense_sparse:form=sum,metric=none,dense=0.5", "vector_quant:entries=8,length=2,residual=4,outliers=0.1", "low_rank:keep=0.6", "low_rank:keep=0.7,metric=svd,which=attn", "slice_gpt:slice=0.5",
     "drop_layers:blocks=1", "drop_layers:attn=0,mlp=2", "share_blocks", "share_blocks:group=3,representative=centre",
     "drop_layers:blocks=1~magnitude:sparsity=0.25~round_to_nearest:group=8", "round_to_nearest:group=8~wanda", "low_rank:which=attn,keep=0.5~gptq:which=mlp,group=8",
