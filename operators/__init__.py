@@ -34,7 +34,7 @@ from models.params import key_params, read_params
 from models.refusal import Refused
 from models.variant import Step, Variant, parse as parse_grammar
 from operators import (
-    awq, contextual_sparsity, cut_memorized, dense_sparse, drop_layers, error_correction, flap, gptq, heal, hqq, low_rank, magnitude, masa, masks_2_4, mixed_levels,
+    awq, contextual_sparsity, crash, cut_memorized, dense_sparse, drop_layers, error_correction, flap, gptq, heal, hqq, low_rank, magnitude, masa, masks_2_4, mixed_levels,
     modegpt, relaxed_recursive, round_to_nearest, share_blocks, skip_loop, slice_gpt, sparsegpt, split_quant, subnetwork, tune_heads,
     tensor_network, vector_quant, wanda,
 )
@@ -45,7 +45,7 @@ CALIBRATION = "demo/mixed:train:64x128"  # where a recipe names no text
 OPERATORS = {
     module.__name__.rpartition(".")[2]: module
     for module in (
-        drop_layers, skip_loop, share_blocks, flap, modegpt, magnitude, wanda, sparsegpt, masks_2_4, low_rank, slice_gpt, round_to_nearest, gptq, awq, hqq, split_quant,
+        drop_layers, skip_loop, share_blocks, crash, flap, modegpt, magnitude, wanda, sparsegpt, masks_2_4, low_rank, slice_gpt, round_to_nearest, gptq, awq, hqq, split_quant,
         vector_quant, tensor_network, dense_sparse, masa, relaxed_recursive, error_correction,
         tune_heads, cut_memorized, subnetwork, mixed_levels, heal, contextual_sparsity,
     )
@@ -55,7 +55,7 @@ MERGES = {module.__name__.rpartition(".")[2]: module for module in (average, tas
 ALL = OPERATORS | MERGES  # what a step may name; the first step over parents is one of MERGES, every other one of OPERATORS
 
 NARROWS, FACTORS, PRUNES = ("flap", "modegpt"), ("low_rank", "tensor_network", "dense_sparse", "masa", "relaxed_recursive"), ("magnitude", "wanda", "sparsegpt", "masks_2_4")
-SHARES = ("share_blocks", "relaxed_recursive")
+SHARES = ("share_blocks", "crash", "relaxed_recursive")
 QUANTISES = ("round_to_nearest", "gptq", "awq", "hqq", "split_quant", "vector_quant")
 
 
@@ -122,7 +122,7 @@ def refuse_order(steps: tuple[Step, ...]) -> None:
 def _conflict(earlier: Step, later: Step) -> str | None:
     """Why `later` undoes `earlier`, or None. The rules follow from what each family stores."""
     first, second = _kind(earlier), _kind(later)
-    if first == "skip_loop" and second in ("drop_layers", "skip_loop", "share_blocks") or first in (*SHARES, "masa") and second == "skip_loop":
+    if first == "skip_loop" and second in ("drop_layers", "skip_loop", "share_blocks", "crash") or first in (*SHARES, "masa") and second == "skip_loop":
         return "which blocks run, and which of them share their weights, would be said twice; say it in one chain"
     if first in SHARES and second == "drop_layers":
         return "a block that goes may be the one that holds the shared weights; drop first, then share"
@@ -139,7 +139,7 @@ def _conflict(earlier: Step, later: Step) -> str | None:
     if second == "error_correction":
         if first in ("tune_heads", "cut_memorized", "subnetwork"):
             return "what was trained or cut on purpose would be taken for an error and undone; quantise and correct first"
-        return "the blocks or matrices stand in another place or another basis than the original's, so their difference is no error" if first in ("modegpt", "skip_loop", "slice_gpt") else None
+        return "the blocks or matrices stand in another place or another basis than the original's, so their difference is no error" if first in ("modegpt", "skip_loop", "crash", "slice_gpt") else None
     if second == "tune_heads" and first in (*PRUNES, *QUANTISES, *NARROWS, *FACTORS):
         return "the tuned weights would leave their zeros, their grid or their factors; tune first, then compress"
     if first == "slice_gpt" and second != "share_blocks":
@@ -148,11 +148,13 @@ def _conflict(earlier: Step, later: Step) -> str | None:
         return "cutting the stream mixes all channels, so zeros, integer grids and thin factors are lost; slice first, without other steps on the weights"
     if "masa" in (first, second) and {first, second} & {"share_blocks", "skip_loop"}:
         return "blocks that share whole matrices have no atoms of their own to share; use one of the two"
-    if "relaxed_recursive" in (first, second) and {first, second} <= {*SHARES, "masa", "skip_loop"}:
+    if {"relaxed_recursive", "crash"} & {first, second} and {first, second} <= {*SHARES, "masa", "skip_loop"}:
         return "the same blocks would share their weights in two ways; use one of the two"
-    if first in ("share_blocks", "skip_loop"):
+    if first in ("share_blocks", "crash", "skip_loop"):
         weights_only = second in ("magnitude", "round_to_nearest", "split_quant", "tensor_network", "share_blocks") or _param(later, "metric") in ("svd", "none")
         return None if weights_only else "every copy of a shared block would be given its own values by its own inputs and stop being shared; calibrate first, share last"
+    if second == "crash":
+        return None
     if second == "share_blocks":
         mean = _param(later, "representative") == "mean"
         return "the mean of compressed blocks has neither their zeros nor their grid; share the first or the centre" if mean else None
@@ -182,7 +184,9 @@ def _conflict(earlier: Step, later: Step) -> str | None:
 
 
 def _kind(step: Step) -> str:
-    """The operator, of mixed levels the one whose levels they are."""
+    """The operator, of mixed levels the one whose levels they are; clusters whose other blocks go are a way to drop."""
+    if step.operator == "crash" and _param(step, "rest") == "remove":
+        return "drop_layers"
     return _param(step, "of") if step.operator == "mixed_levels" else step.operator
 
 

@@ -14,21 +14,20 @@ Source: CoLa, “Skip a Layer or Loop It? Test-Time Depth Adaptation of Pretrain
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from metrics.chains import laid_out
-from metrics.stored_bits import dtype_bits, known_bits
+from metrics.rearrangement import kept_bits, rearrange, rearranged, require_same_kind
 from models.loaded import Model
 from models.outline import Outline
 from models.params import param
-from models.refusal import NotApplicable, Refused
-from models.shape import Shape, shape_of
+from models.refusal import Refused
+from models.shape import Shape
 from operators.contract import Storage
 
 TITLE = "Skip or loop"
-KINDS = ("attn", "mlp")
 
 
 @dataclass(frozen=True)
@@ -74,59 +73,18 @@ def check(params: Params, shape: Shape) -> None:
 
 def foresee(params: Params, outline: Outline) -> Outline:
     """Exact: which block runs where is given."""
-    source = laid_out(chain_of(params, outline.layers), outline.shape.n_layers)
-    removed = removed_by(source, outline.removed)
-    matrices = tuple(replace(m, layer=p, site=replace(m.site, layer=p)) for p, c in enumerate(source) for m in outline.shape.matrices if m.layer == c)
-    shape = replace(outline.shape, matrices=matrices, layers=tuple(p for p in range(len(source)) if not {(p, kind) for kind in KINDS} <= removed))
-    bits = moved_bits(source, outline.bits, tuple(outline.sizes), outline.layout.blocks)
-    zeros = moved_bits(source, outline.zeros, (), outline.layout.blocks)
-    return replace(outline, shape=shape, removed=removed, bits=bits, zeros=zeros)
-
-
-def removed_by(source: tuple[int, ...], removed: frozenset) -> frozenset:
-    """(position, kind) without function afterwards: nothing runs there, or the block that does had lost it."""
-    return frozenset((p, kind) for p, c in enumerate(source) for kind in KINDS if c < 0 or (c, kind) in removed)
-
-
-def moved_bits(source: tuple[int, ...], bits, names: tuple[str, ...], blocks: str) -> dict[str, float]:
-    """Model.bits afterwards: a block's go with it to its first position, and are none at its others. `names` are all parameters."""
-    inside = lambda i: {n.removeprefix(f"{blocks}.{i}.") for n in (*names, *bits) if n.startswith(f"{blocks}.{i}.")}
-    out, stored = {n: b for n, b in bits.items() if not n.startswith(f"{blocks}.")}, set()
-    for p, c in enumerate(source):
-        for name in inside(c) if c >= 0 else ():
-            before = bits.get(f"{blocks}.{c}.{name}")
-            if c in stored or before is not None:
-                out[f"{blocks}.{p}.{name}"] = 0.0 if c in stored else before
-        stored.add(c)
-    return out
+    return rearranged(outline, laid_out(chain_of(params, outline.layers), outline.shape.n_layers))
 
 
 def decide(model: Model, params: Params, calibration, progress) -> Plan:
     source = laid_out(chain_of(params, model.layers), model.n_layers)
-    kinds = getattr(model.config, "layer_types", None)
-    for p, c in enumerate(source):
-        if kinds and c >= 0 and kinds[p] != kinds[c]:
-            raise NotApplicable(f"Block {c} has {kinds[c]} and position {p} {kinds[p]}; blocks of this model cannot run in each other's places.")
-    matrices = shape_of(model).matrices
-    stored = sum(m.n_out * m.n_in * dtype_bits(model) if (known := known_bits(model, m)) is None else known for m in matrices if m.layer in source)
+    require_same_kind(model, source)
     progress.step(1, 1, "")
-    return Plan(torch.tensor(source, dtype=torch.int64), float(stored), sum(m.n_out * m.n_in for m in matrices))
+    return Plan(torch.tensor(source, dtype=torch.int64), *kept_bits(model, source))
 
 
 def apply(model: Model, plan: Plan) -> None:
-    source = tuple(plan.source.tolist())
-    names = tuple(n for n, _ in model.module.named_parameters(remove_duplicate=False))
-    bits, removed = moved_bits(source, model.bits, names, model.layout.blocks), removed_by(source, model.removed)
-    held = {c: {path: dict(module.named_parameters(recurse=False)) for path, module in model.blocks[c].named_modules()} for c in {*source} - {-1}}
-    for p, c in enumerate(source):
-        if c >= 0 and c != p:
-            for path, parameters in held[c].items():
-                place = model.blocks[p].get_submodule(path)
-                for kind, value in parameters.items():  # the same storage, not a copy
-                    setattr(place, kind, torch.nn.Parameter(value.data, requires_grad=False))
-    model.removed = frozenset(r for r in removed if source[r[0]] >= 0)
-    model.remove(removed)
-    model.bits = bits
+    rearrange(model, tuple(plan.source.tolist()))
 
 
 def storage(model: Model, plan: Plan) -> Storage:

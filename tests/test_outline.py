@@ -74,6 +74,15 @@ def test_flaps_size_is_foreseen_by_its_share_and_said_to_be_a_guess(source):
     assert outline.known and not outline.sure and foreseen_bits(outline) == pytest.approx(model_bits(model), rel=0.1)
 
 
+@pytest.mark.parametrize(("rest", "left"), (("share", 3), ("remove", 2)))
+def test_clusters_are_foreseen_by_their_number_and_said_to_be_a_guess(source, rest, left):
+    v = written(source, f"crash:clusters=2,rest={rest}")
+    outline, model = run.foreseen(v), run.lab(run.home()).model(v)
+    assert outline.known and not outline.sure and len(outline.shape.layers) == len(model.layers) == left
+    assert foreseen_bits(outline) == pytest.approx(model_bits(model), rel=0.005)
+    assert run.foreseen(written(source, "crash:clusters=9")).sure
+
+
 def test_an_operator_that_does_not_foresee_is_still_checked(source, monkeypatch):
     monkeypatch.delattr(OPERATORS["round_to_nearest"], "foresee")
     assert not run.foreseen(parse(f"{source[0]}~round_to_nearest:group=8")).known
