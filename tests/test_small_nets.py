@@ -9,6 +9,7 @@ import torch
 from models.refusal import Refused
 from models.small_nets import data
 from models.small_nets.data import Images, noisy, tiled
+from models.small_nets.gradient import Gradient
 from models.small_nets.nets import Net, Recipe, as_inputs, forward, initial
 from models.small_nets.training import LOOP_FROM, groups, learning_rate, train
 
@@ -84,6 +85,26 @@ def test_a_shared_input_is_read_as_each_network_s_own(family):
     assert [z.shape for z in seen["own"]] == ([(2, 4, 60)] * 2 if family == "mlp" else [(2, 64, 60), (2, 16, 60)])
     for a, b in zip(seen["shared"], seen["own"]):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("batch_norm", [True, False], ids=["normed", "plain"])
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+def test_the_written_out_gradient_is_autograd_s(shared, batch_norm):
+    """Losses, every gradient and the running statistics; the second call writes over the memory of the first."""
+    recipe, given = Recipe(hidden=3, batch_norm=batch_norm), images()
+    ours, theirs = (initial([Net(5, 0), Net(5, 1)], (0, 1), recipe, given.shape, 3, torch.float64) for _ in range(2))
+    gradient = Gradient(ours)
+    for tensor in theirs.trained:
+        tensor.requires_grad_()
+    for n in (60, 11, 60):
+        x = as_inputs(given.x[:n], recipe) if shared else as_inputs(torch.stack([given.x[:n], given.x[-n:]]), recipe)
+        y = torch.stack([given.y[:n], given.y[-n:]])
+        wanted = torch.nn.functional.cross_entropy(forward(theirs, x, training=True), y, reduction="none").mean(1)
+        torch.testing.assert_close(gradient.losses(x, y), wanted)
+        for found, true in zip(gradient.of, torch.autograd.grad(wanted.sum(), theirs.trained)):
+            torch.testing.assert_close(found, true, rtol=1e-9, atol=1e-14)
+        for name in ours.tensors:
+            torch.testing.assert_close(ours.tensors[name], theirs.tensors[name].detach(), rtol=1e-12, atol=1e-14)
 
 
 class Cut(Exception):

@@ -12,6 +12,7 @@ import torch
 from models.progress import Quiet
 from models.refusal import Refused
 from models.small_nets.data import Images
+from models.small_nets.gradient import Gradient
 from models.small_nets.nets import Net, Recipe, Stack, as_inputs, forward, initial
 from models.threads import one_thread
 
@@ -116,6 +117,7 @@ class _Group:
         self.decay = torch.tensor([net.weight_decay for net in self.nets], dtype=x.dtype, device=x.device)
         self.decays = any(net.weight_decay for net in self.nets)
         self.optimizer = _optimizer(self.stack.trained, recipe)
+        self.gradient = Gradient(self.stack) if recipe.family == "mlp" and len(places) > 1 else None
         self.per_epoch = len(self._batches())
         self.whole = self._whole() if self.per_epoch == 1 else None
 
@@ -150,8 +152,11 @@ class _Group:
         return (sums / len(cuts)).cpu().numpy()
 
     def _update(self, x: torch.Tensor, y: torch.Tensor, i: int) -> torch.Tensor:
-        losses = torch.nn.functional.cross_entropy(forward(self.stack, x, training=True), y, reduction="none").mean(1)
-        gradients = torch.autograd.grad(losses.sum(), self.stack.trained)
+        if self.gradient is not None:
+            losses, gradients = self.gradient.losses(x, y), self.gradient.of
+        else:
+            losses = torch.nn.functional.cross_entropy(forward(self.stack, x, training=True), y, reduction="none").mean(1)
+            gradients = torch.autograd.grad(losses.sum(), self.stack.trained)
         rate = learning_rate(self.recipe, self.epoch, self.epoch * self.per_epoch + i, self.per_epoch)
         with torch.no_grad():
             for tensor, gradient in zip(self.stack.trained, gradients):
