@@ -39,11 +39,11 @@ def options() -> Options:
     parser.add_argument("--list", action="store_true", help="the analyses and their questions")
     parser.add_argument("--against", metavar="MODEL", help="a second model, B")
     parser.add_argument("--more", metavar="MODEL", action="append", default=[], help="a third model and further ones, where the analysis takes them; may be given again")
-    parser.add_argument("--corpus", help="a written corpus such as demo/stories:64x128, or a text or JSONL file")
+    parser.add_argument("--corpus", help="a written corpus such as demo/stories:64x128, or a file of text, JSONL, CSV or Parquet")
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="a parameter of the analysis; may be given again")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: out/NAME)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps, or offload: layers that do not fit stay on disk (default: cpu)")
-    parser.add_argument("--formats", help="of pdf,svg,png,html,csv,parquet (default: all that can be drawn here)")
+    parser.add_argument("--formats", help="of pdf,svg,png,html,csv,parquet,jsonl (default: all that can be drawn here)")
     parser.add_argument("--size", default="auto", help="of PDF, SVG and PNG: 89mm, 183mm or slide (default: 89mm, 183mm for wide figures)")
     parser.add_argument("--recipes", type=Path, metavar="FILE", help="a bundle or its provenance.json, for models written v/…")
     return parser
@@ -168,7 +168,7 @@ def corpus(text: str) -> str:
 
 
 def settings(pairs: list[str]) -> dict[str, str]:
-    """Parameters as text; a value that is the path of a file (./gsm8k.jsonl) is registered as a text first."""
+    """Parameters as text; a value that is the path of a file or folder (./gsm8k.jsonl) is registered as a text first."""
     given: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -176,7 +176,7 @@ def settings(pairs: list[str]) -> dict[str, str]:
             raise Refused(f"--set {pair[:60]} is not name=value.")
         if name in given:
             raise Refused(f"--set {name} is given twice.")
-        given[name] = corpus(value) if FOLDER.match(value) and Path(value).expanduser().is_file() else value
+        given[name] = corpus(value) if FOLDER.match(value) and Path(value).expanduser().exists() else value
     return given
 
 

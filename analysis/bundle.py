@@ -67,13 +67,21 @@ def contents(requests: tuple[run.Request, ...], runs: list[Run], figures: list[F
     for figure in figures:
         if "html" in wanted.formats:
             yield f"figures/{files.file_name(figure, '', 'html')}", files.html_page(figure, "")
-        for format in ("parquet", "csv"):
+    tables = {figure.name: figure.data for figure in figures} | _tables(requests, runs)
+    for name, table in tables.items():
+        for format in files.DATA:
             if format in wanted.formats:
-                yield f"data/{files.file_name(figure, '', format)}", files.figure_file(figure, "", format)
+                yield f"data/{name}.{format}", files.table_bytes(table, format)
     yield "answer.md", answer(requests, runs).encode()
     yield "captions.md", captions(figures, wanted, lost).encode()
     yield "provenance.json", json.dumps(provenance(requests, runs), indent=1, ensure_ascii=False, sort_keys=True).encode() + b"\n"
     yield "REPRODUCE.txt", reproduce(requests, runs).encode()
+
+
+def _tables(requests: tuple[run.Request, ...], runs: list[Run]) -> dict:
+    """What an analysis gives away besides its figures."""
+    module = analysis.load(requests[0].analysis)
+    return module.tables(runs) if hasattr(module, "tables") else {}
 
 
 def _drawn(figure: Figure, view: str, wanted: Wanted, lost: list[str]) -> Iterator[tuple[str, bytes]]:

@@ -1,10 +1,11 @@
-"""The files of one figure: PDF, SVG and PNG at a printed size, interactive HTML, and the data as CSV and Parquet."""
+"""The files of one figure: PDF, SVG and PNG at a printed size, interactive HTML, and the data as CSV, Parquet and JSONL."""
 
 from __future__ import annotations
 
 import html
 import io
 import json
+import math
 import re
 
 import pyarrow as pa
@@ -17,10 +18,11 @@ from export.sizes import SIZES, Size, size
 from models.refusal import Refused
 
 DRAWN = ("pdf", "svg", "png")  # these need Chromium
-FORMATS = (*DRAWN, "html", "csv", "parquet")
+DATA = ("parquet", "csv", "jsonl")
+FORMATS = (*DRAWN, "html", "csv", "parquet", "jsonl")
 DOTS_PER_INCH = 300
 MIME = {"pdf": "application/pdf", "svg": "image/svg+xml", "png": "image/png", "html": "text/html", "csv": "text/csv",
-        "parquet": "application/vnd.apache.parquet"}
+        "parquet": "application/vnd.apache.parquet", "jsonl": "application/jsonl"}
 
 
 def unavailable(format: str) -> str:
@@ -44,7 +46,12 @@ def figure_file(figure: Figure, view: str, format: str, size_name: str = "89mm",
         return drawn_files(figure, view, (format,), size(size_name), theme)[format]
     if format == "html":
         return html_page(figure, view, theme if theme.name == "dark" else LIGHT)
-    return csv_bytes(figure.data) if format == "csv" else parquet_bytes(figure.data)
+    return table_bytes(figure.data, format)
+
+
+def table_bytes(table: pa.Table, format: str) -> bytes:
+    """A table in one of DATA."""
+    return {"csv": csv_bytes, "parquet": parquet_bytes, "jsonl": jsonl_bytes}[format](table)
 
 
 def drawn_files(figure: Figure, view: str, formats: tuple[str, ...], size: Size = SIZES["89mm"], theme: Theme = PRINT) -> dict[str, bytes]:
@@ -109,6 +116,13 @@ def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
     if pa.types.is_nested(column.type):
         return pa.array([None if v is None else json.dumps(v) for v in column.to_pylist()], pa.string())
     return column
+
+
+def jsonl_bytes(table: pa.Table) -> bytes:
+    """One JSON object a row, UTF-8; a missing value, or a number that JSON does not have, is null."""
+    plain = lambda v: None if isinstance(v, float) and not math.isfinite(v) else v
+    rows = (row for batch in table.to_batches(max_chunksize=1024) for row in batch.to_pylist())
+    return "".join(json.dumps({k: plain(v) for k, v in row.items()}, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -4,22 +4,24 @@ Written form, safe in a link, a shell and inside a variant:  SOURCE[:train|test]
 
     demo/stories                      256 held-out stories sequences of 128 tokens, packed, BOS first
     demo/mixed:train:64x128:seed1     calibration text from the training split
-    text/notes:32x256                 a registered text or JSONL file
+    text/notes:32x256                 a registered file: text, JSON, JSONL, CSV, Parquet, or a folder that `datasets` saved
     hub/Salesforce/wikitext           a `datasets` id (needs the network, or its cache)
     ids/uniform:64x11                 no text: every token drawn alike from the vocabulary, special ones left out
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from models.documents import Document, content_hash, read_file
 from models.refusal import Refused
 from models.serving import public
 
@@ -63,6 +65,13 @@ class Corpus:
         if self.source == UNIFORM:
             return _uniform(self, tokenizer)
         return cut(self, read_documents(self, home), tokenizer)
+
+    def pieces(self, tokenizer, home: Path, size: int) -> Iterator[tuple[Tokens, list[str]]]:
+        """tokens_for in pieces of `size` padded sequences, each as wide as its longest, with the documents' own texts; nothing of a piece
+        stays behind. Every call reads the source anew."""
+        rows = islice(_rows(self, read_documents(self, home), tokenizer), self.n_sequences)
+        while piece := list(islice(rows, size)):
+            yield _joined(piece, tokenizer), [document.text for _, _, document in piece]
 
     def content_fingerprint(self, home: Path) -> str:
         """Hash of what the source holds, independent of slice and tokenizer; part of every key."""
@@ -141,30 +150,22 @@ def require_context(corpus: Corpus, context: int | None, model: str) -> None:
         raise TooLong(corpus, context, model)
 
 
-@dataclass(frozen=True)
-class Document:
-    """One text with its labels and marked spans (start, end in characters, name)."""
-
-    text: str
-    labels: dict
-    spans: tuple[tuple[int, int, str], ...] = ()
-
-
 def read_documents(corpus: Corpus, home: Path):
-    """Yield Documents until the caller has enough; demo strands never end, files do."""
+    """Yield Documents until the caller has enough; demo strands never end, files do. Without a seed they come as they are read; with one
+    all of them are read first, and shuffled."""
     kind, _, name = corpus.source.partition("/")
     if kind == "demo":
         yield from _demo_documents(name, corpus)
     elif kind == "text":
         entry = _text_entry(name, home)
         path = Path(entry["path"])
-        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+        if path.exists() and content_hash(path) != entry["sha256"]:
             raise Refused(f"{path.name} has changed since it was registered as text/{name}; add it again to get a new name for it.")
-        yield from _shuffled(list(_file_documents(path)), corpus)
+        yield from _shuffled(read_file(path), corpus)
     else:
         from models.hub_text import dataset_documents
 
-        yield from _shuffled(list(dataset_documents(name, corpus.split)), corpus)
+        yield from _shuffled(dataset_documents(name, corpus.split, MOST_SEQUENCES), corpus)
 
 
 def _demo_documents(strand: str, corpus: Corpus):
@@ -182,70 +183,11 @@ def _demo_documents(strand: str, corpus: Corpus):
         given, n = len(documents), n * 2
 
 
-def _file_documents(path: Path):
-    text = read_text(path)
-    if path.suffix.lower() in (".jsonl", ".ndjson"):
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                yield _json_document(_json(line, path, number), path, number)
-    elif path.suffix.lower() == ".json":
-        rows = _json(text, path, 1)
-        for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
-            yield _json_document(row, path, number)
-    else:
-        for paragraph in re.split(r"\n\s*\n", text):
-            if paragraph.strip():
-                yield Document(paragraph.strip(), {})
-
-
-def _json(text: str, path: Path, number: int):
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise Refused(f"{path.name}, line {number}, is not JSON ({error.msg}); each line must be an object with a “text” field.") from None
-
-
-QUESTION = ("Body", "Question", "question", "Answer", "answer")  # of GSM8K and SVAMP, in the order in which one reads them
-
-
-def _json_document(row, path: Path, number: int) -> Document:
-    """A row is text, or its text is its `text`, or a `prefix` with a `suffix`, or else a question with its answer; suffix and answer
-    are marked."""
-    if isinstance(row, str):
-        return Document(row, {})
-    if not isinstance(row, dict):
-        row = {}
-    labels = {k: v for k, v in row.items() if k not in ("text", "prefix", "suffix") and isinstance(v, (str, int, float, bool))}
-    if isinstance(row.get("text"), str):
-        return Document(row["text"], labels)
-    if isinstance(row.get("prefix"), str) and isinstance(row.get("suffix"), str) and row["suffix"].strip():
-        prefix, suffix = row["prefix"].rstrip(), row["suffix"].strip()
-        return Document(f"{prefix} {suffix}", labels, ((len(prefix) + 1, len(prefix) + 1 + len(suffix), "suffix"),))
-    parts = [str(labels[k]) for k in QUESTION if k in labels]
-    if len(parts) < 2:
-        raise Refused(f"{path.name}, line {number}, has no “text” string; each line must be like {{\"text\": \"…\"}} or {{\"prefix\": \"…\", \"suffix\": \"…\"}}, other fields become labels.")
-    text = "\n".join(parts)
-    return Document(text, labels, ((len(text) - len(parts[-1]), len(text), "answer"),))
-
-
-def read_text(path: Path) -> str:
-    """Whole text of a file; Refused if it is missing, empty or not text."""
-    if not path.is_file():
-        raise Refused(f"The text file {path.name} is no longer where it was registered; add it again.")
-    raw = path.read_bytes()
-    if not raw.strip():
-        raise Refused(f"{path.name} is empty; expected text or JSONL.")
-    if b"\0" in raw[:65536]:
-        raise Refused(f"{path.name} is a binary file; expected UTF-8 text or JSONL.")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Refused(f"{path.name} is not UTF-8 text (byte {error.start:,}); save it as UTF-8 and add it again.") from None
-
-
-def _shuffled(documents: list[Document], corpus: Corpus) -> list[Document]:
-    order = np.random.default_rng(corpus.seed).permutation(len(documents)) if corpus.seed else range(len(documents))
-    return [documents[i] for i in order]
+def _shuffled(documents: Iterator[Document], corpus: Corpus) -> Iterable[Document]:
+    if not corpus.seed:
+        return documents
+    documents = list(documents)
+    return [documents[i] for i in np.random.default_rng(corpus.seed).permutation(len(documents))]
 
 
 def _encode(tokenizer, document: Document):
@@ -300,29 +242,31 @@ def _packed(corpus: Corpus, documents, tokenizer) -> Tokens:
 
 def _padded(corpus: Corpus, documents, tokenizer) -> Tokens:
     """One document per sequence, cut at `length`, padded on the right."""
-    bos = [tokenizer.bos_token_id] if corpus.bos and tokenizer.bos_token_id is not None else []
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
-    rows, spans, labels = [], [], []
-    for document in documents:
-        tokens, marks = _encode(tokenizer, document)
-        if not tokens:
-            continue
-        rows.append((bos + tokens)[: corpus.length])
-        spans.append({name: ([False] * len(bos) + flags)[: corpus.length] for name, flags in marks.items()})
-        labels.append(document.labels)
-        if len(rows) == corpus.n_sequences:
-            break
+    rows = list(islice(_rows(corpus, documents, tokenizer), corpus.n_sequences))
     if not rows:
         raise Refused(f"{corpus.source} holds no text; expected at least one non-empty document.")
-    width = max(map(len, rows))
-    ids = np.full((len(rows), width), pad, np.int64)
-    keep = np.zeros((len(rows), width), bool)
-    marks = {name: np.zeros((len(rows), width), bool) for name in {n for s in spans for n in s}}
-    for i, row in enumerate(rows):
+    return _joined(rows, tokenizer)
+
+
+def _rows(corpus: Corpus, documents, tokenizer) -> Iterator[tuple[list[int], dict, Document]]:
+    """(ids, marks, document) of each document that has tokens, one at a time."""
+    bos = [tokenizer.bos_token_id] if corpus.bos and tokenizer.bos_token_id is not None else []
+    for document in documents:
+        tokens, marks = _encode(tokenizer, document)
+        if tokens:
+            yield (bos + tokens)[: corpus.length], {name: ([False] * len(bos) + flags)[: corpus.length] for name, flags in marks.items()}, document
+
+
+def _joined(rows: list[tuple[list[int], dict, Document]], tokenizer) -> Tokens:
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
+    shape = len(rows), max(len(ids) for ids, _, _ in rows)
+    ids, keep = np.full(shape, pad, np.int64), np.zeros(shape, bool)
+    marks = {name: np.zeros(shape, bool) for name in {n for _, spans, _ in rows for n in spans}}
+    for i, (row, spans, _) in enumerate(rows):
         ids[i, : len(row)], keep[i, : len(row)] = row, True
-        for name, flags in spans[i].items():
+        for name, flags in spans.items():
             marks[name][i, : len(flags)] = flags
-    return Tokens(ids, keep, _columns(labels), marks)
+    return Tokens(ids, keep, _columns([document.labels for _, _, document in rows]), marks)
 
 
 def _uniform(corpus: Corpus, tokenizer) -> Tokens:
@@ -342,15 +286,16 @@ def _columns(rows: list[dict]) -> dict[str, np.ndarray]:
 
 
 def register_text(path: Path, home: Path) -> str:
-    """Bind a local text or JSONL file to an alias; returns the corpus source `text/<alias>`. Read whole once, to refuse early."""
+    """Bind a local file of text, JSON, JSONL, CSV, TSV or Parquet, or a folder that `datasets` saved, to an alias; returns the corpus source
+    `text/<alias>`. Read to its end once, to refuse early."""
     if public():
         raise Refused("Files of the server cannot be opened while the app serves others. Choose one of the texts that are here, or name a data set of a hub.")
     path = Path(path).expanduser().resolve()
     if not path.exists():
         raise Refused(f"There is no file {path}; check the path.")
-    if not list(_file_documents(path)):
-        raise Refused(f"{path.name} holds no documents; expected paragraphs of text or JSONL.")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if sum(1 for _ in read_file(path)) == 0:
+        raise Refused(f"{path.name} holds no documents; expected paragraphs of text, or rows of JSONL, CSV or Parquet.")
+    digest = content_hash(path)
     stem = re.sub(r"[^a-z0-9\-]+", "-", path.stem.lower()).strip("-") or "text"
     alias = f"{stem}-{digest[:6]}"
     known = _texts(home)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from models.refusal import Refused
 from models.serving import public
-
-MOST_DOCUMENTS = 20_000
 
 
 def dataset_revision(name: str) -> str:
@@ -18,20 +18,19 @@ def dataset_revision(name: str) -> str:
         raise Refused(f"The data set {name} could not be found on the hub ({type(error).__name__}); check the name and the network, or give a local file.") from None
 
 
-def dataset_documents(name: str, split: str):
-    """Yield Documents of the data set's `text` column, streamed, at most 20,000; other scalar columns are labels."""
+def dataset_documents(name: str, split: str, most: int):
+    """Yield Documents of the data set's rows, streamed, at most `most`; a row is read as models.documents reads one."""
+    from models.documents import documents
+
+    yield from documents(islice(rows(name, split), most), f"the data set {name}", "row")
+
+
+def rows(name: str, split: str):
+    """Rows of a split as dictionaries, streamed."""
     from datasets import load_dataset
-    from models.corpus import Document
 
     revision = dataset_revision(name)
     try:
-        rows = load_dataset(name, split=split, revision=revision, streaming=True, token=False if public() else None)
-    except Exception as error:
-        raise Refused(f"The data set {name} has no readable split “{split}” ({type(error).__name__}); see its page on the hub.") from None
-    for i, row in enumerate(rows):
-        if i == MOST_DOCUMENTS:
-            return
-        if not isinstance(row.get("text"), str):
-            raise Refused(f"The data set {name} has no “text” column (it has {', '.join(row)}); export it to JSONL with a text field.")
-        if row["text"].strip():
-            yield Document(row["text"], {k: v for k, v in row.items() if k != "text" and isinstance(v, (str, int, float, bool))})
+        yield from load_dataset(name, split=split, revision=revision, streaming=True, token=False if public() else None)
+    except Exception as error:  # whatever the library or the network raises: the reader can do the same about it
+        raise Refused(f"The split “{split}” of the data set {name} cannot be read ({type(error).__name__}); see its page on the hub, try :train or :test, or give a local file.") from None

@@ -1,19 +1,23 @@
 """Data selection as a whole: a planted task is found whole, shuffled labels find nothing, padding changes nothing, what is drawn."""
 
 import dataclasses
+import io
+import json
 from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 
 import analysis.data_selection as subject
 from analysis.contract import Run
-from analysis.data_selection import drawing, words
+from analysis.data_selection import drawing, leaving, words
 from analysis.data_selection.embed import counted, embed
 from analysis.data_selection.measure import METHODS
 from analysis.theme import THEMES
+from export import files
 from metrics import selection
 from models.corpus import Corpus, Tokens
 from models.layout import Site
@@ -44,6 +48,7 @@ class Pool:
         yield self.given
 
     def beside(self, written):
+        assert written.endswith(":padded"), "a target's examples stand one a sequence"
         return Pool(self.given, self.other)
 
     def keep_plan(self, name, parameters, make, plan_class, progress=None):
@@ -201,3 +206,17 @@ def test_every_view_is_drawn_and_the_selection_leaves_whole(setting):
     table = drawing.selection_table([a])
     assert table.num_rows == 3 * EACH and sum(table["taken"].to_pylist()) == len(words.taken(a)) and table["rank MONA"].null_count == 5
     assert words.agreement(a, b)[:2] == (pytest.approx(1.0), 1.0)
+
+
+def test_the_selection_leaves_with_its_scores_and_where_it_comes_from(setting):
+    run = dataclasses.replace(ask(setting), record={"key": "k1", "commit": "c1", "corpus": "text/pool:padded"})
+    for method in (0, 4):
+        rows = [json.loads(line) for line in files.jsonl_bytes(leaving.selection(run, method)).decode().splitlines()]
+        taken = words.taken(run, method)
+        assert [r["sample"] for r in rows] == taken.tolist() and [r["rank"] for r in rows] == list(range(1, len(taken) + 1))
+        assert [r["text"] for r in rows] == [str(run.result.text[i]) for i in taken] and {r["label"] for r in rows} == {"a"}
+        assert [r["likeness"] for r in rows] == pytest.approx(run.result.score[0][taken].tolist())
+        assert all((r["model"], r["pool"], r["target"], r["result"], r["commit"], r["method"]) == ("demo/x", "text/pool:padded", "task = a", "k1", "c1", words.method(run, method)) for r in rows)
+    back = pyarrow.parquet.read_table(io.BytesIO(files.parquet_bytes(subject.tables([run])["selection"])))
+    assert back.equals(leaving.selection(run)) and json.loads(back.schema.metadata[b"microtome"])["params"]["examples"] == 5
+    assert set(subject.tables([run, dataclasses.replace(run, label="B")])) == {"selection-a", "selection-b"}

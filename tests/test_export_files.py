@@ -1,6 +1,8 @@
 """The files of a figure: exact page sizes, embedded fonts, nothing cut off, no title, no network, the data whole."""
 
 import io
+import json
+import math
 import re
 import struct
 
@@ -172,6 +174,9 @@ def test_data_round_trips_whole():
     assert back["kind"].to_pylist() == ["a", "b", "a", None, "b"]
     assert back["blocks"].to_pylist() == ["[3, 4]", "[]", None, "[1]", "[2]"]
     assert [repr(x) for x in back["loss"].to_pylist()] == [repr(x) for x in table["loss"].to_pylist()]
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in files.figure_file(figure, "", "jsonl").decode().splitlines()]
+    none = lambda x: None if isinstance(x, float) and not math.isfinite(x) else x
+    assert lines == [{k: none(v) for k, v in row.items()} for row in table.to_pylist()] and len(lines) == 5
 
 
 def _same(table, figure) -> bool:

@@ -36,7 +36,7 @@ from analysis.contract import Shape
 from analysis.data_selection.measure import Result, compute
 from models.params import param
 
-__all__ = ["Params", "Result", "reads", "compute", "answer", "headlines", "figures", "cost"]
+__all__ = ["Params", "Result", "reads", "compute", "answer", "headlines", "figures", "tables", "cost"]
 
 TITLE = "Data selection"
 QUESTION = "Which training samples does this model find most like my task, and why?"
@@ -56,7 +56,7 @@ class Params:
     part: Literal["all of it", "prompt", "answer"] = param("all of it", "What of a sample is read", help="Prompt and answer where the pool marks its answers.")
     first_token: bool = param(False, "The first token counts", help="It is an attention sink; the paper does not say.")
     label: str = param("task", "The pool's label", help="Which field of the pool says what a sample is.")
-    target_text: str = param("", "Target as a text instead", help="text/<name> of opened examples, one a paragraph or line of JSONL, read padded.")
+    target_text: str = param("", "Target as a text instead", help="text/<name> of an opened file (text, JSONL, CSV, Parquet), or hub/<owner>/<name>; one example a paragraph or row.")
     examples: int = param(10, "Target examples", low=1, high=1000)
     draws: int = param(5, "Draws of target examples", low=1, high=50)
     seed: int = param(0, "Seed of the draws", low=0, high=10**9)
@@ -90,6 +90,12 @@ def figures(runs) -> list:
     from analysis.data_selection import drawing
 
     return drawing.figures(runs)
+
+
+def tables(runs) -> dict:
+    from analysis.data_selection import leaving
+
+    return leaving.tables(runs)
 
 
 def cost(shape: Shape, n_tokens: int, params: Params) -> float:

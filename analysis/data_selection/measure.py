@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from analysis.data_selection import gradients
 from analysis.data_selection.embed import Embedded, counted, embed
 from metrics import selection
 from metrics.feature_contexts import promoted
+from models.corpus import parse
 from models.home import home
 from models.progress import Stage
 from models.refusal import Refused, shown
@@ -86,7 +87,7 @@ def compute(captures, params, progress) -> Result:
                                   params.pooling, params.k, p)
         end = 0.08 if params.less else 0.9
         pool = read(tokens, Stage(progress, 0.0, end))
-        own = capture.beside(params.target_text).tokens if params.target_text else None
+        own = capture.beside(replace(parse(params.target_text), packing="padded").written).tokens if params.target_text else None
         aim = read(own, Stage(progress, end, end + 0.02)) if own is not None else pool
         texts = _texts(model.tokenizer, tokens)
         target_texts = _texts(model.tokenizer, own) if own is not None else texts

@@ -11,7 +11,7 @@ from export import files
 from export.sizes import SIZES
 
 LONG = 220  # characters of a caption that would push the button off the window
-NAMES = {"pdf": "PDF", "svg": "SVG", "png": "PNG", "html": "HTML", "csv": "CSV", "parquet": "Parquet"}
+NAMES = {"pdf": "PDF", "svg": "SVG", "png": "PNG", "html": "HTML", "csv": "CSV", "parquet": "Parquet", "jsonl": "JSONL"}
 
 
 def draw(figure: Figure, view: str, stem: str) -> None:
@@ -22,7 +22,7 @@ def draw(figure: Figure, view: str, stem: str) -> None:
     st.caption("Caption, offered beside the figure")
     st.code(figure.caption, language=None, wrap_lines=True, height=120 if len(figure.caption) > LONG else "content")
     st.download_button(
-        "Download data" if fmt in ("csv", "parquet") else "Download figure", lambda: files.figure_file(figure, view, fmt, size),
+        "Download data" if fmt in files.DATA else "Download figure", lambda: files.figure_file(figure, view, fmt, size),
         f"{stem}-{files.file_name(figure, view, fmt)}", files.MIME[fmt], type="primary", icon=":material/download:", key=f"export_{figure.name}",
         on_click="ignore", width="stretch",
     )

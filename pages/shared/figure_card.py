@@ -86,7 +86,7 @@ def _data(figure: Figure, stem: str) -> None:
     st.caption(f"{shown} rows, {table.num_columns} columns: {plain(', '.join(table.column_names))}", width=520)
     st.dataframe(table.slice(0, PREVIEW), hide_index=True, height=min(280, 36 * (min(table.num_rows, PREVIEW) + 1) + ROW), width=520)
     with st.container(horizontal=True, gap="small"):
-        for fmt in ("csv", "parquet"):
+        for fmt in ("csv", "parquet", "jsonl"):
             st.download_button(
                 exporting.NAMES[fmt], partial(files.figure_file, figure, "", fmt), f"{stem}-{files.file_name(figure, '', fmt)}", files.MIME[fmt],
                 key=f"data_{fmt}_{figure.name}", icon=":material/download:", on_click="ignore",

@@ -73,7 +73,7 @@ def _folder(path: str) -> Path:
 
 
 def _text() -> None:
-    path = st.text_input("Text or JSONL file on this machine", placeholder="/data/notes.txt", key="open_text")
+    path = st.text_input("File on this machine: text, JSONL, CSV, Parquet", placeholder="/data/pool.jsonl", key="open_text")
     if st.button("Make it the corpus", key="open_text_go", disabled=not path):
         try:
             controls.write_link("corpus", corpora.register_text(Path(path), run.home()))
