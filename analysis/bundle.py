@@ -81,7 +81,7 @@ def contents(requests: tuple[run.Request, ...], runs: list[Run], figures: list[F
 def _tables(requests: tuple[run.Request, ...], runs: list[Run]) -> dict:
     """What an analysis gives away besides its figures."""
     module = analysis.load(requests[0].analysis)
-    return module.tables(runs) if hasattr(module, "tables") else {}
+    return module.take_away(runs) if hasattr(module, "take_away") else {}
 
 
 def _drawn(figure: Figure, view: str, wanted: Wanted, lost: list[str]) -> Iterator[tuple[str, bytes]]:

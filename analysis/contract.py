@@ -18,7 +18,7 @@ An analysis is one module with:
     answer(runs) -> str                    the sentence on top, numbers and null included; Markdown bold allowed
     headlines(runs) -> tuple[Headline]     at most four numbers; the rows of a compression report
     figures(runs) -> list[Figure]          one run is a model, two are A against B
-    tables(runs) -> dict[str, Table]       (optional) tables that leave with the figures, by name: a selection of samples
+    take_away(runs) -> dict[str, Table]    (optional) tables that leave with the figures, by name: a selection of samples
     cost(shape, n_tokens, params) -> float FLOPs, for the estimate before a run; shape None where MODELS is (0, 0)
 
 A Result may have `n_tokens` and `n_sequences`: where CORPUS is None they say how much was read. A page may draw more below

@@ -217,6 +217,6 @@ def test_the_selection_leaves_with_its_scores_and_where_it_comes_from(setting):
         assert [r["text"] for r in rows] == [str(run.result.text[i]) for i in taken] and {r["label"] for r in rows} == {"a"}
         assert [r["likeness"] for r in rows] == pytest.approx(run.result.score[0][taken].tolist())
         assert all((r["model"], r["pool"], r["target"], r["result"], r["commit"], r["method"]) == ("demo/x", "text/pool:padded", "task = a", "k1", "c1", words.method(run, method)) for r in rows)
-    back = pyarrow.parquet.read_table(io.BytesIO(files.parquet_bytes(subject.tables([run])["selection"])))
+    back = pyarrow.parquet.read_table(io.BytesIO(files.parquet_bytes(subject.take_away([run])["selection"])))
     assert back.equals(leaving.selection(run)) and json.loads(back.schema.metadata[b"microtome"])["params"]["examples"] == 5
-    assert set(subject.tables([run, dataclasses.replace(run, label="B")])) == {"selection-a", "selection-b"}
+    assert set(subject.take_away([run, dataclasses.replace(run, label="B")])) == {"selection-a", "selection-b"}

@@ -36,7 +36,7 @@ from analysis.contract import Shape
 from analysis.data_selection.measure import Result, compute
 from models.params import param
 
-__all__ = ["Params", "Result", "reads", "compute", "answer", "headlines", "figures", "tables", "cost"]
+__all__ = ["Params", "Result", "reads", "compute", "answer", "headlines", "figures", "take_away", "cost"]
 
 TITLE = "Data selection"
 QUESTION = "Which training samples does this model find most like my task, and why?"
@@ -92,10 +92,10 @@ def figures(runs) -> list:
     return drawing.figures(runs)
 
 
-def tables(runs) -> dict:
+def take_away(runs) -> dict:
     from analysis.data_selection import leaving
 
-    return leaving.tables(runs)
+    return leaving.take_away(runs)
 
 
 def cost(shape: Shape, n_tokens: int, params: Params) -> float:

@@ -23,6 +23,6 @@ def selection(run, method: int = 0) -> pa.Table:
     return table.replace_schema_metadata({"microtome": json.dumps({**source, "params": {k: v for k, v in vars(p).items()}, "versions": run.record.get("versions", {})}, default=str)})
 
 
-def tables(runs) -> dict[str, pa.Table]:
+def take_away(runs) -> dict[str, pa.Table]:
     """What the chosen method takes, by run."""
     return {"selection" if len(runs) == 1 else f"selection-{run.label.lower()}": selection(run) for run in runs}
