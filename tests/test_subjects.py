@@ -101,3 +101,14 @@ def test_a_corpus_that_is_not_what_is_looked_at_is_called_what_it_is(monkeypatch
     assert written == "sums: 48; control text: `demo/stories:4x32`, 128 tokens in 4 sequences"
     plain_one = SimpleNamespace(MODELS=(1, 1), TITLE="Plain", __doc__="What?\n\nHow.")
     assert frame._read(plain_one, view, []) == ["demo/stories\\:4x32, 128\u00a0tokens"]
+
+
+@pytest.mark.parametrize("name", analysis.ANALYSES)
+def test_every_analysis_says_what_its_page_will_show(name):
+    """Before the first run: the card that teaches."""
+    from pages.shared import frame
+
+    module = analysis.load(name)
+    said = frame.what_comes(module, views.View(corpus=module.CORPUS, a="demo/storyteller-a", b="demo/storyteller-b"))
+    assert module.TITLE.lower() in said and said.endswith(".")
+    assert not hasattr(module, "CORPUS_IS") or f"as {module.CORPUS_IS}" in said

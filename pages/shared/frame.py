@@ -199,8 +199,10 @@ def what_comes(module: ModuleType, view: View) -> str:
     first = opening.partition(". ")[0]
     models = " of " + " and ".join(text for _, text in subjects(module, view)) if module.MODELS[1] else ""
     text = f" on {view.corpus_spec.n_sequences:,} sequences of {view.corpus_spec.source}" if view.corpus else ""
-    if hasattr(module, "CORPUS_IS"):
+    if hasattr(module, "INPUTS") and hasattr(module, "CORPUS_IS"):
         text = f" on {module.INPUTS}, with{text.removeprefix(' on')} as {module.CORPUS_IS}"
+    elif hasattr(module, "CORPUS_IS"):
+        text += f" as {module.CORPUS_IS}"
     return f"This page measures {module.TITLE.lower()}{models}{text}. {first.rstrip('.')}."
 
 
