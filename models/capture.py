@@ -26,6 +26,10 @@ class Capture:
         """The corpus cut by this model's tokenizer; ids [sequence, position]."""
         return self.lab.tokens(self.variant, self.corpus)
 
+    def pieces(self, size: int) -> Iterator[tuple[Tokens, list[str]]]:
+        """The corpus in pieces of `size` padded sequences, with the documents' own texts; nothing of a piece stays behind."""
+        return self.lab.pieces(self.variant, self.corpus, size)
+
     @property
     def ids(self) -> torch.Tensor:
         return torch.from_numpy(self.tokens.ids)

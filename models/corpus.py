@@ -173,14 +173,7 @@ def _demo_documents(strand: str, corpus: Corpus):
 
     if strand not in world.STRANDS:
         raise Refused(f"The demo world has no strand “{strand}”; it has {', '.join(world.STRANDS)}.")
-    n = corpus.n_sequences
-    given = 0
-    while True:  # documents are prefix-stable, so asking for more only appends
-        documents = world.documents(strand, corpus.split, corpus.seed, n)
-        if len(documents) == given:
-            return
-        yield from documents[given:]
-        given, n = len(documents), n * 2
+    yield from world.stream(strand, corpus.split, corpus.seed)
 
 
 def _shuffled(documents: Iterator[Document], corpus: Corpus) -> Iterable[Document]:

@@ -68,12 +68,18 @@ class Lab:
         return read_params(self.operators[step.operator].Params, dict(step.params))
 
     def tokens(self, variant: Variant, corpus: Corpus) -> Tokens:
+        return corpus.tokens_for(self._tokenizer(variant, corpus), self.home)
+
+    def pieces(self, variant: Variant, corpus: Corpus, size: int):
+        return corpus.pieces(self._tokenizer(variant, corpus), self.home, size)
+
+    def _tokenizer(self, variant: Variant, corpus: Corpus):
         model = self.model(variant.root)
         require_context(corpus, getattr(model.config, "max_position_embeddings", None), variant.base)
         tokenizer = model.tokenizer
         if tokenizer is None:
             raise Refused(f"{variant.base} came without a tokenizer, so text cannot be cut into its tokens; add a tokenizer.json to its folder.")
-        return corpus.tokens_for(tokenizer, self.home)
+        return tokenizer
 
     def capture(self, variant: Variant, corpus: Corpus | None) -> Capture:
         return Capture(self, variant, corpus)

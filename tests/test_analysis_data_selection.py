@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import tracemalloc
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ import torch
 
 import analysis.data_selection as subject
 from analysis.contract import Run
-from analysis.data_selection import drawing, leaving, words
+from analysis.data_selection import drawing, leaving, passing, words
 from analysis.data_selection.embed import counted, embed
 from analysis.data_selection.measure import METHODS
 from analysis.theme import THEMES
@@ -43,6 +44,10 @@ class Pool:
     def corpus(self):
         return Corpus("text/pool", n_sequences=len(self.tokens.ids), length=LENGTH, packing=self.packing)
 
+    def pieces(self, size):
+        for lo in range(0, len(self.tokens.ids), size):
+            yield part(self.tokens, slice(lo, lo + size)), [" ".join(f"w{i - 4}" for i in row[keep][1:]) for row, keep in zip(self.tokens.ids[lo : lo + size], self.tokens.keep[lo : lo + size])]
+
     @contextmanager
     def model(self):
         yield self.given
@@ -53,6 +58,12 @@ class Pool:
 
     def keep_plan(self, name, parameters, make, plan_class, progress=None):
         return make(progress)
+
+
+def part(t, rows):
+    """Some samples, as wide as their longest."""
+    width = int(t.keep[rows].sum(1).max())
+    return Tokens(t.ids[rows, :width], t.keep[rows, :width], {k: v[rows] for k, v in t.labels.items()}, {})
 
 
 def tokens(shuffled=False, seed=0):
@@ -206,6 +217,47 @@ def test_every_view_is_drawn_and_the_selection_leaves_whole(setting):
     table = drawing.selection_table([a])
     assert table.num_rows == 3 * EACH and sum(table["taken"].to_pylist()) == len(words.taken(a)) and table["rank MONA"].null_count == 5
     assert words.agreement(a, b)[:2] == (pytest.approx(1.0), 1.0)
+
+
+def many(n, seed=0):
+    rng = np.random.default_rng(seed)
+    ids = np.concatenate([np.zeros((n, 1), np.int64), rng.integers(3, 15, (n, LENGTH - 1))], 1)
+    return Tokens(ids, np.ones(ids.shape, bool), {"task": rng.choice(["a", "b"], n)}, {})
+
+
+def test_memory_does_not_grow_with_the_codes_of_the_pool(setting, home, monkeypatch):
+    """Each sample's code is 4,096 features, 32 kB as it is written; a longer pool costs less than a tenth of that for each more sample.
+    Whatever held codes, or states of the model, of all samples at once could not."""
+    model, *_ = setting
+    dense = Sae(torch.randn(16, 4096, generator=torch.Generator().manual_seed(0)), torch.full((4096,), 3.0), torch.randn(4096, 16), torch.zeros(16), "standard", Site(0, "resid_pre"), model="tiny/gpt2")
+    name, seen = shelf.keep(dense, home), []
+    monkeypatch.setattr(passing, "PIECE", 32)
+    over = passing.over
+
+    def kept(*given):
+        passed = over(*given)
+        seen.append(passed.codes)
+        return passed
+
+    monkeypatch.setattr(passing, "over", kept)
+    peaks = []
+    for n in (96, 480):
+        params, pool = dataclasses.replace(PARAMS, sae=name, draws=2), Pool(model, many(n))
+        tracemalloc.start()
+        subject.compute((pool,), params, Quiet())
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (np.diff(seen[-1].indptr) == 4096).mean() > 0.9 and isinstance(seen[-1].data, np.memmap)
+    grown = (peaks[1] - peaks[0]) / (480 - 96)
+    assert grown < 0.1 * 8 * 4096, f"{grown:,.0f} bytes a sample"
+
+
+def test_pieces_of_any_size_give_the_same_result(setting, monkeypatch):
+    whole = ask(setting, tokens(seed=3)).result
+    monkeypatch.setattr(passing, "PIECE", 7)
+    apart = ask(setting, tokens(seed=3)).result
+    assert apart.score == pytest.approx(whole.score, abs=1e-5, nan_ok=True) and (apart.covered == whole.covered).all() and (apart.text == whole.text).all()
+    assert (apart.order[:, 5] == whole.order[:, 5]).all() and apart.alive == whole.alive and apart.prototype_value == pytest.approx(whole.prototype_value, abs=1e-6)
 
 
 def test_the_selection_leaves_with_its_scores_and_where_it_comes_from(setting):

@@ -55,8 +55,9 @@ def test_queries_take_in_turn():
 
 def test_coverage_is_greedy():
     z = random_codes(30, 50, 3)
-    order = selection.by_coverage(z)
-    assert sorted(order) == list(range(30))
+    order = selection.by_coverage(z, np.arange(30))
+    assert sorted(order) == list(range(30)) and selection.covered(z, order, [0, 3, 3, 30]) == [0, *[len(np.unique(z[order[:n]].indices)) for n in (3, 3, 30)]]
+    assert sorted(selection.by_coverage(z, np.array([4, 7, 9]))) == [4, 7, 9]
     seen = np.zeros(50, bool)
     left = set(range(30))
     for i in order:
@@ -76,8 +77,32 @@ def test_bm25_by_hand():
     """Two texts of three tokens; token 0 in one of them, token 1 in both."""
     counts = csr_matrix(np.array([[2.0, 1, 0], [0, 1, 2]]))
     rare, common = np.log(1 + 1.5 / 1.5), np.log(1 + 0.5 / 2.5)
-    found = selection.bm25(counts, np.array([[1.0, 1, 0]]))
+    pool = selection.Frequencies.of(counts)
+    assert (pool.texts, pool.tokens, pool.having.tolist()) == (2, 6, [1, 2, 1])
+    found = selection.bm25(counts, np.array([[1.0, 1, 0]]), pool)
     assert found == pytest.approx([rare * 2 * 2.5 / 3.5 + common * 2.5 / 2.5, common * 2.5 / 2.5])
+
+
+def test_bm25_of_a_pool_without_some_texts_is_that_of_the_rest():
+    """Frequencies add up piece by piece and are taken off again."""
+    counts = csr_matrix(np.random.default_rng(0).poisson(0.3, (30, 20)).astype(float))
+    rest, queries = np.arange(5, 30), counts[:5].toarray()
+    pool = selection.Frequencies.of(counts[:10]) + selection.Frequencies.of(counts[10:]) - selection.Frequencies.of(counts[:5])
+    expected = selection.bm25(counts[rest], queries, selection.Frequencies.of(counts[rest]))
+    assert np.concatenate([selection.bm25(counts[part], queries, pool) for part in (rest[:7], rest[7:])]) == pytest.approx(expected, abs=1e-12)
+
+
+def test_sums_over_rows_cross_every_border(monkeypatch):
+    """Empty rows at both ends, a row longer than a piece, and pieces of one entry up to all of them: the same to the last bits."""
+    z = random_codes(30, 50, 2).tolil()
+    z[0], z[29], z[7] = 0, 0, 1.5
+    z = csr_matrix(z)
+    p = selection.prototype(z, np.arange(4))
+    expected = (np.minimum(z.toarray(), p).sum(1), np.maximum(z.toarray(), p).sum(1))
+    for entries in (1, 7, 49, 10_000):
+        monkeypatch.setattr(selection, "ENTRIES", entries)
+        assert selection.jaccard(z, p) == pytest.approx(expected[0] / expected[1], abs=1e-13)
+    assert selection.jaccard(csr_matrix((0, 50)), p).shape == (0,) and (selection.jaccard(csr_matrix((3, 50)), p) == 0).all()
 
 
 def planted(noise: float, seed: int = 0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,14 +41,15 @@ def counted(ids: torch.Tensor, keep: torch.Tensor, spans: dict, part: str, first
     return used
 
 
-def embed(model: Model, sae: Sae, ids: torch.Tensor, used: torch.Tensor, pooling: str, k: int, progress=None) -> Embedded:
-    """ids, used [sample, position]; k: how many features of a token count (0: as the SAE says)."""
+def embed(model: Model, sae: Sae, ids: torch.Tensor, used: torch.Tensor, pooling: str, k: int, progress=None, encoder: Callable | None = None) -> Embedded:
+    """ids, used [sample, position]; k: how many features of a token count (0: as the SAE says); encoder: what `coder` made for these, where
+    one piece of a pool follows another."""
     from scipy.sparse import csr_matrix
 
     length, last = ids.shape[1], _last(used)
     own = "mean" if pooling in ("binary", "last token") else pooling
     kept = last if pooling == "last token" else used
-    codes = _codes(sae, k, length, own, kept)
+    codes = (encoder or coder(sae, pooling, k))(length, kept)
     raw = _Pooled(lambda x: x.to(torch.float32), length, own, kept)
     rds = _Pooled(lambda x: x.to(torch.float32), length, "position", used)
     stream(model, ids, None, [Request(codes, (sae.site,)), Request(raw, (sae.site,)), Request(rds, (Site(None, "final"),))], progress=progress)
@@ -57,7 +59,11 @@ def embed(model: Model, sae: Sae, ids: torch.Tensor, used: torch.Tensor, pooling
     z = csr_matrix((values, features, indptr), shape=(len(ids), sae.d_sae))
     unit = rds.rows(len(ids))
     unit /= np.linalg.norm(unit, axis=1, keepdims=True).clip(min=1e-12)
-    return Embedded(z, raw.rows(len(ids)), unit, counts(ids, used, model.module.get_input_embeddings().num_embeddings), used.sum(1).numpy())
+    return Embedded(z, raw.rows(len(ids)), unit, counts(ids, used, vocabulary(model)), used.sum(1).numpy())
+
+
+def vocabulary(model: Model) -> int:
+    return model.module.get_input_embeddings().num_embeddings
 
 
 def counts(ids: torch.Tensor, used: torch.Tensor, vocab: int):
@@ -75,12 +81,15 @@ def _last(used: torch.Tensor) -> torch.Tensor:
     return used & (used.flip(1).cumsum(1).flip(1) == 1)
 
 
-def _codes(sae: Sae, k: int, length: int, pool: str, used: torch.Tensor):
-    """The fused kernel where the SAE is what it computes; else the SAE's own encoder, batch by batch."""
+def coder(sae: Sae, pooling: str, k: int) -> Callable:
+    """(length of sequences, used) -> the statistic that codes them: the fused kernel where the SAE is what it computes, else the SAE's own
+    encoder, batch by batch."""
+    pool = "mean" if pooling in ("binary", "last token") else pooling
     if sae.normalise == "none" and (sae.architecture == "topk" or k > 0 and sae.architecture == "standard"):
         b_dec = sae.b_dec if sae.centred else torch.zeros_like(sae.b_dec)
-        return _Masked(SaePool(sae.W_enc, sae.b_enc, b_dec, k=min(k or sae.k, sae.d_sae), length=length, pool=pool), used)
-    return _Pooled(lambda x: _largest(sae.encode(x), k), length, pool, used)
+        kernel = SaePool(sae.W_enc, sae.b_enc, b_dec, k=min(k or sae.k, sae.d_sae), length=1, pool=pool)
+        return lambda length, used: _Masked(kernel.empty(length), used)
+    return lambda length, used: _Pooled(lambda x: _largest(sae.encode(x), k), length, pool, used)
 
 
 def _largest(z: torch.Tensor, k: int) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 import torch
 
@@ -41,6 +43,12 @@ class SaePool:
         self.k, self.length, self.pool, self.count = k, length, pool, 0
         self.fired = torch.zeros(weight.shape[1], dtype=torch.int64)
         self._sequences: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def empty(self, length: int) -> SaePool:
+        """The same encoder with nothing seen, for sequences of `length` tokens."""
+        other = copy(self)
+        other.length, other.count, other.fired, other._sequences = length, 0, torch.zeros_like(self.fired), {}
+        return other
 
     def codes_of(self, x: torch.Tensor, impl: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """x [token, d]."""
