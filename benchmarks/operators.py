@@ -4,10 +4,12 @@
     python -m benchmarks.operators shared  [--model demo/storyteller-a] [--tokens 32768]
     python -m benchmarks.operators gpt2    [--tokens 4096] [--blocks 12]
     python -m benchmarks.operators matrix  [--repeat 3]
+    python -m benchmarks.operators defaults [--model demo/storyteller-a] [--only wanda,gptq]
 
 quality: KL to the original on held-out text for every operator and calibration seed, and the orders that papers report, with
 paired 95 % intervals over sequences. All seconds are CPU seconds. shared: one calibration pass for all operators against one pass each. gpt2: the 124M
-shape with random weights, Wanda against its calibration forward. matrix: one matrix against straightforward references.
+shape with random weights, Wanda against its calibration forward. matrix: one matrix against straightforward references. defaults: every
+operator with the parameters and the text it takes where none are named, from an empty store.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ from models.progress import Quiet
 from models.stream import logits, stream
 from operators import OPERATORS, gptq, low_rank, parse, sparsegpt, wanda
 
+DOES_NOTHING = {"drop_layers": "drop_layers:rank=measured_kl,count=1", "skip_loop": "skip_loop:skip=2,repeat=1", "mixed_levels": "mixed_levels:assign=1",
+                "error_correction": "round_to_nearest:bits=3~error_correction"}  # by default, or alone: what is timed instead
 RECIPES = (
     "magnitude", "magnitude:scope=row", "magnitude:scope=global", "wanda", "wanda:propagation=sequential", "sparsegpt",
     "sparsegpt:propagation=sequential", "magnitude:pattern=2:4", "wanda:pattern=2:4", "sparsegpt:pattern=2:4",
@@ -123,6 +127,25 @@ def quality(given) -> None:
         mean, low, high = ratio_interval(difference[None], np.tile(counts, given.seeds))
         word = "holds" if high[0] <= 0 else "not shown" if low[0] <= 0 else "reversed"
         print(f"  {first} ≤ {second}: {mean[0]:+.4f} [{low[0]:+.4f}, {high[0]:+.4f}] {word}")
+
+
+def defaults(given) -> None:
+    """Statistics of the text are part of each time; making its tokens and loading the model are not."""
+    names = given.only.split(",") if given.only else list(OPERATORS)
+    print(f"{given.model}, {torch.get_num_threads()} threads, CPU seconds from an empty store: deciding, applying; peak memory above before")
+    times = {}
+    for name in names:
+        lab, variant = Lab(Path(tempfile.mkdtemp()), OPERATORS), parse(f"{given.model}~{DOES_NOTHING.get(name, name)}")
+        for v in (variant.parent, replace(variant, steps=())):
+            lab.model(v)
+            for on in {step.on for step in variant.steps} - {None}:
+                lab.tokens(v, parse_corpus(on))
+        with peak() as found:
+            times[name] = timed(lambda: lab.plan(variant))
+        applying = timed(lambda: lab.model(variant))
+        print(f"  {times[name]:7.2f} {applying:6.2f} s  +{found[0] / 2**20:4.0f} MiB  {variant.written.partition('~')[2]}", flush=True)
+    slowest = max(times, key=times.get)
+    print(f"{len(times)} operators in {sum(times.values()):.0f} s, median {statistics.median(times.values()):.1f} s, slowest {slowest} {times[slowest]:.1f} s")
 
 
 def shared(given) -> None:
@@ -260,15 +283,16 @@ def _plain_svd_llm(weight: torch.Tensor, gram: torch.Tensor, rank: int) -> tuple
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["quality", "shared", "gpt2", "matrix"])
+    parser.add_argument("what", choices=["quality", "shared", "gpt2", "matrix", "defaults"])
     parser.add_argument("--model", default="demo/storyteller-a")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=None)
     parser.add_argument("--blocks", type=int, default=12)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--only", default="", help="operators, separated by commas")
     given = parser.parse_args()
     given.tokens = given.tokens or {"shared": 32_768, "gpt2": 4_096}.get(given.what)
-    {"quality": quality, "shared": shared, "gpt2": gpt2, "matrix": matrix}[given.what](given)
+    {"quality": quality, "shared": shared, "gpt2": gpt2, "matrix": matrix, "defaults": defaults}[given.what](given)
     return 0
 
 

@@ -15,7 +15,15 @@ def flops_per_token(module: torch.nn.Module, length: int) -> float:
     """Mean over the tokens of a sequence of `length`: matrices and head 2 each weight, attention 4 · width · length / 2 a block."""
     matrices = [m for m in module.modules() if isinstance(m, torch.nn.Linear) or is_conv1d(m)]
     thin = sum(p.numel() for m in module.modules() if type(m).__name__ == "Thin" for p in m.parameters(recurse=False) if p.dim() == 2)
-    config = module.config.get_text_config()
-    heads = config.num_attention_heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-    attention = sum(type(m).__name__.endswith("Attention") for m in module.modules())
-    return 2.0 * (sum(m.weight.numel() for m in matrices) + thin) + attention * 2.0 * heads * length
+    width = sum(_width(m, module.config.get_text_config()) for m in module.modules() if type(m).__name__.endswith("Attention"))
+    return 2.0 * (sum(m.weight.numel() for m in matrices) + thin) + 2.0 * width * length
+
+
+def _width(attention: torch.nn.Module, config) -> int:
+    """Channels of all heads: what the output matrix reads, which may be fewer than the config says once heads are cut out."""
+    out = next((getattr(attention, name) for name in ("c_proj", "o_proj", "dense", "out_proj") if hasattr(attention, name)), None)
+    if out is None:
+        return config.num_attention_heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    if type(out).__name__ == "Thin":
+        return getattr(out, "part0_1", out.part0_0).shape[1]
+    return out.weight.shape[0 if is_conv1d(out) else 1]

@@ -13,15 +13,16 @@ from models.loaded import Model
 
 
 class Nothing(torch.nn.Module):
-    """Stands for a removed attention or MLP: adds exactly nothing, and computes nothing."""
+    """Stands for a removed attention or MLP: adds exactly nothing, or the same `bias` at every token, and computes nothing."""
 
-    def __init__(self, kind: str):
+    def __init__(self, kind: str, bias: torch.Tensor | None = None):
         super().__init__()
         self.kind = kind
+        self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
 
     def forward(self, hidden_states: torch.Tensor, *args, **kwargs):
-        nothing = torch.zeros_like(hidden_states)
-        return (nothing, None) if self.kind == "attn" else nothing
+        out = torch.zeros_like(hidden_states) if self.bias is None else self.bias.expand_as(hidden_states)
+        return (out, None) if self.kind == "attn" else out
 
 
 class Thin(torch.nn.Module):

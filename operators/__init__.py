@@ -110,6 +110,11 @@ def _require_text(corpus: Corpus, context: int | None, model: str) -> None:
                       "Take more or longer sequences.")
 
 
+def leaves_out(step: Step) -> bool:
+    """Whether the step takes blocks or sublayers out, so that what is left really runs faster."""
+    return _kind(step) == "drop_layers" or bool(_param(step, "skip"))
+
+
 def refuse_order(steps: tuple[Step, ...]) -> None:
     """Refuses a recipe in which a step destroys what an earlier one stored; steps on different matrices never meet."""
     for i, later in enumerate(steps):

@@ -170,7 +170,7 @@ def test_time_is_taken_in_turn_and_its_ratio_has_an_interval():
 
 @needs_demo
 def test_the_lab_says_what_would_run(lab):
-    for recipe, smaller, word in (("drop_layers:blocks=3", True, "1 of 6 blocks left out"), ("low_rank:metric=svd,keep=0.5", True, "two thin factors"), ("magnitude", False, "bitmap"),
+    for recipe, smaller, word in (("drop_layers:blocks=3", True, "1 of 6 blocks left out"), ("low_rank:metric=svd,keep=0.5", True, "two thin factors"), ("magnitude", False, "bitmap"), ("flap:share=0.3", True, "fewer operations"), ("crash:clusters=5,rest=remove", True, "1 of 6 blocks"),
                                   ("slice_gpt:slice=0.2", False, "no place for a stream narrower"), ("magnitude~drop_layers:blocks=3", True, "1 of 6 blocks")):
         module, said = lab.physical(parse(f"{A}~{recipe}"))
         assert (module is not None) == smaller and word in said

@@ -4,11 +4,14 @@ import pytest
 import torch
 
 from kernels.moments import Moments
+from metrics.model_flops import flops_per_token
 from models.layout import Site
+from models.refusal import NotApplicable
 from models.shape import shape_of
 from models.stream import Request
 from operators import flap
-from tests.operator_bench import Text, model_of, planned, text_for
+from tests.operator_bench import Text, model_of, planned, text_for, weights_of
+from tests.test_metrics_removal import neox
 
 
 def test_scores_by_hand():
@@ -88,3 +91,48 @@ def test_removed_rows_do_not_matter_any_more():
         only_columns.set_matrix(m.layer, m.name, torch.where(plan.removed[m.key], 0.0, model.matrix(m.layer, m.name)), plan.bias.get(m.key))
     ids = text_for(model).ids
     torch.testing.assert_close(only_columns.logits(ids), variant.logits(ids), rtol=0, atol=1e-5)
+
+
+def left(plan, model):
+    """Weights of each matrix once heads and channels are out, from the plan's masks."""
+    shape = shape_of(model)
+    for m in flap.outputs(model, shape):
+        yield m.n_out * int((~plan.removed[m.key]).sum())
+        yield from (int((~rows).sum()) * fed.n_in for fed, rows in flap.gone_rows(model, shape, plan, m))
+
+
+@pytest.mark.parametrize("family", ("gpt2", "llama", "neox"))
+def test_the_physical_model_is_smaller_and_computes_the_same(family):
+    """Fused and grouped heads, with and without biases; at nine tenths some sublayers are only a bias. Parent and masked variant stay as they are."""
+    model = neox() if family == "neox" else model_of(family)
+    ids, before, logits = text_for(model).ids, weights_of(model), model.logits(text_for(model).ids)
+    numbers = lambda module: sum(p.numel() for p in module.parameters())
+    empty = 0
+    for share in (0.3, 0.6, 0.9):
+        plan, masked = planned(flap, model, share=share)
+        module = flap.physical(model, plan)
+        with torch.inference_mode():
+            torch.testing.assert_close(module(input_ids=ids, use_cache=False).logits, masked.logits(ids), rtol=1e-4, atol=1e-4)
+        fewer = sum(w.numel() for w in before.values()) - sum(float(b) for b in plan.bits.values()) / 32
+        assert numbers(module) <= numbers(model.module) - fewer + 2 * model.config.hidden_size * model.n_layers  # new biases
+        heads = sum(int((~gone).sum()) for key, gone in plan.removed.items() if key.endswith(model.layout.attn_output))  # channels of heads that are left
+        head = model.config.vocab_size * model.config.hidden_size
+        assert flops_per_token(module, 24) == pytest.approx(2 * (sum(left(plan, model)) + head) + 2 * heads * 24)
+        assert (masked.logits(ids) - logits).abs().max() > 1e-3
+        empty += sum(bool(gone.all()) for gone in plan.removed.values())
+    assert empty > 0 and torch.equal(model.logits(ids), logits) and all(torch.equal(a, b) for a, b in zip(weights_of(model).values(), before.values()))
+
+
+def test_with_nothing_removed_there_is_nothing_smaller():
+    model = model_of("llama")
+    with pytest.raises(NotApplicable, match="nothing is smaller"):
+        flap.physical(model, planned(flap, model, share=0.0)[0])
+
+
+def test_a_removed_sublayer_stays_removed_in_the_physical_model():
+    model = model_of("llama", n_layers=4)
+    model.remove(frozenset({(1, "attn"), (2, "attn"), (2, "mlp")}))
+    plan, masked = planned(flap, model, share=0.4)
+    ids, module = text_for(model).ids, flap.physical(model, plan)
+    with torch.inference_mode():
+        torch.testing.assert_close(module(input_ids=ids, use_cache=False).logits, masked.logits(ids), rtol=1e-4, atol=1e-4)

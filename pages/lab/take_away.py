@@ -43,7 +43,7 @@ def draw(view: View, b: Variant) -> None:
 def what(b: Variant) -> str:
     """What the folder will hold, before it is made."""
     last = operators.OPERATORS[b.steps[-1].operator] if b.steps else None
-    removes = any(step.operator == "drop_layers" for step in b.steps)
+    removes = any(operators.leaves_out(step) for step in b.steps)
     parts = ["Config, safetensors, tokenizer and a card with the recipe; plain transformers loads it. It is loaded again and its logits compared before it is called done."]
     if removes:
         parts.append("Blocks that were removed whole are left out, so it is really smaller; single sublayers stay as zeros.")

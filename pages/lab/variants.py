@@ -68,7 +68,7 @@ def _row(p: Point, front: bool, names: dict[str, str]) -> dict:
 
 def speed(v: Variant) -> str:
     """What the representation could do for speed; the page “Which skills…” measures it."""
-    faster = any(step.operator == "drop_layers" or hasattr(operators.OPERATORS[step.operator], "physical") for step in v.steps)
+    faster = any(operators.leaves_out(step) or hasattr(operators.ALL[step.operator], "physical") for step in v.steps)
     return "fewer operations" if faster else "smaller only"
 
 
