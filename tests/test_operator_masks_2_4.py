@@ -58,8 +58,8 @@ def test_equal_independent_inputs_teach_nothing_new():
 
 
 def test_soft_masks_harden_as_the_temperature_falls():
-    logits = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(0))
-    hard = patterns()[logits.argmax(-1)].flatten(1)
+    logits = torch.randn(6, 3, 4, generator=torch.Generator().manual_seed(0))
+    hard = patterns()[logits.argmax(0)].flatten(1)
     distance = [float((soft_masks(logits, 100.0, t, 0.0)[0] - hard).abs().max()) for t in (400.0, 4.0, 0.05)]
     assert distance[0] > distance[1] > distance[2] and distance[2] < 1e-6
     assert torch.allclose(soft_masks(logits, 1.0, 1.0, 0.0)[0].view(3, 4, 4).sum(-1), torch.tensor(2.0))
