@@ -1,6 +1,7 @@
 """What holds for every merge: equal parents give that parent, replays bit for bit, honest size; and each method by hand."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -147,6 +148,33 @@ def test_ties_by_hand():
     assert ties.elect(opposed, 1.0).tolist() == [5.0, 2.0]
 
 
+def changed(base, entries):
+    """The base with these numbers added to its matrix mlp.c_fc [64 out, 16 in], which GPT-2 stores transposed."""
+    out, matrix = base.copy("fine-tune"), base.matrix(0, "mlp.c_fc").clone()
+    for (row, column), value in entries.items():
+        matrix[row, column] += value
+    out.set_matrix(0, "mlp.c_fc", matrix)
+    return out
+
+
+def differs(out, base):
+    """Where that matrix differs from the base's, and by how much; nothing else of the model may."""
+    names = [n for n, p in out.module.named_parameters() if not torch.equal(p, dict(base.module.named_parameters())[n])]
+    assert names == ["transformer.h.0.mlp.c_fc.weight"]
+    change = out.matrix(0, "mlp.c_fc") - base.matrix(0, "mlp.c_fc")
+    return {(i, j): round(float(change[i, j]), 4) for i, j in change.nonzero().tolist() if abs(change[i, j]) > 1e-5}
+
+
+def test_ties_by_hand_on_a_matrix_that_is_not_square():
+    """Three entries of the whole model are kept of each task. Task 1 keeps 5, −4, 3 and loses its 1; task 2 keeps −2, 6, 4 and loses its −1. Means of
+    those with the elected sign: 5, (−4 − 2) / 2 = −3, 6, (3 + 4) / 2 = 3.5; at scale 2 twice that."""
+    base = model_of("gpt2")
+    keep = 3 / sum(p.numel() for p in base.module.parameters())
+    models = (base, changed(base, {(0, 0): 5.0, (40, 3): -4.0, (2, 15): 1.0, (63, 1): 3.0}), changed(base, {(0, 0): -1.0, (40, 3): -2.0, (2, 15): 6.0, (63, 1): 4.0}))
+    assert differs(merged("ties", models, ties.Params(keep=keep)), base) == {(0, 0): 5.0, (40, 3): -3.0, (2, 15): 6.0, (63, 1): 3.5}
+    assert differs(merged("ties", models, ties.Params(keep=keep, scale=2.0)), base) == {(0, 0): 10.0, (40, 3): -6.0, (2, 15): 12.0, (63, 1): 7.0}
+
+
 def test_breadcrumbs_by_hand():
     """Of ten entries 0.3 small and 0.2 large leave the middle five."""
     task = torch.tensor([[-9.0, 1.0, 5.0, -2.0, 8.0], [3.0, -4.0, 6.0, 7.0, 10.0]])
@@ -161,6 +189,19 @@ def test_pcb_by_hand():
     assert pcb.balance(tasks, 1.0).tolist() == pytest.approx([3.0, -2.0])
     assert pcb.clamped(torch.tensor([4.0, 1.0, 3.0, 2.0]), 0.25, 0.25).tolist() == [3.0, 2.0, 3.0, 2.0]
     assert pcb.scaled(torch.tensor([2.0, 4.0, 3.0])).tolist() == [0.0, 1.0, 0.5] and pcb.scaled(torch.ones(3)).tolist() == [0.0] * 3
+
+
+def test_pcb_by_hand_on_a_matrix_that_is_not_square():
+    """Of 11,408 parameters, nearly all 0, the largest size of each task is clamped to its second largest: the 5 to 2.
+
+    τ₁ = 2, 1, 0, 1, 5 and τ₂ = 1, 0, 2, −2, 0. Sizes as shares of 2, squared, times 2, exponentials: e², e^½, 1, e^½, e² and e^½, 1, e², e², 1. β₁ = e² tanh 6,
+    e^½ tanh 1, 0, e^½ tanh −1 (against the larger −2: it weighs nothing), e² tanh 25; β₂ = e^½ tanh 3, 0, e² tanh 4, e² tanh 2, 0. As shares of the largest, the first
+    entry is (2 v + 1 w) / (v + w) with v = tanh 6 and w = e^−1.5 tanh 3 / tanh 4; each of the others belongs to one task: 1, 2, −2, and 2 of the 5."""
+    base = model_of("gpt2")
+    assert sum(p.numel() for p in base.module.parameters()) == 11_408
+    models = (base, changed(base, {(1, 2): 2.0, (40, 3): 1.0, (63, 15): 1.0, (33, 0): 5.0}), changed(base, {(1, 2): 1.0, (17, 9): 2.0, (63, 15): -2.0}))
+    v, w = math.tanh(6), math.exp(-1.5) * math.tanh(3) / math.tanh(4)
+    assert differs(merged("pcb", models), base) == {(1, 2): pytest.approx((2 * v + w) / (v + w), abs=2e-4), (17, 9): 2.0, (33, 0): 2.0, (40, 3): 1.0, (63, 15): -2.0}
 
 
 def test_fisher_information_is_that_of_its_definition():
@@ -200,6 +241,31 @@ def test_reversible_by_hand_and_exact_with_a_whole_basis():
     plan = decided("reversible", models, reversible.Params(basis=2))
     rows = sum(p.numel() // p.shape[-1] for p in models[0].module.parameters())
     assert plan.numbers == 2 * sum(p.numel() for p in models[0].module.parameters()) + 4 * rows
+
+
+@pytest.mark.parametrize("family,name", [("gpt2", "mlp.c_fc"), ("llama", "mlp.up_proj")], ids=FAMILIES)
+def test_reversible_by_hand_on_a_matrix_that_is_not_square(family, name):
+    """Row 20 is 3 at input 2 in A and 4 at input 5 in B: at right angles, so one direction keeps the longer, B's, and A's comes back as 0. Row 1 is 1 at
+    input 7 in A and 2 there in B: one direction holds both. By columns, as GPT-2 stores it, row 20 would have come back whole."""
+    a, b = model_of(family), model_of(family)
+    for model, values in ((a, ((20, 2, 3.0), (1, 7, 1.0))), (b, ((20, 5, 4.0), (1, 7, 2.0)))):
+        matrix = torch.zeros(model.matrix(0, name).shape)
+        for row, column, value in values:
+            matrix[row, column] = value
+        assert matrix.shape[0] > 20 and matrix.shape[1] == 16
+        model.set_matrix(0, name, matrix)
+    nonzero = lambda restore: {(i, j): round(float(m[i, j]), 4) for m in [merged("reversible", (a, b), reversible.Params(restore=restore)).matrix(0, name)] for i, j in m.nonzero().tolist() if abs(m[i, j]) > 1e-6}
+    assert nonzero(0) == {(1, 7): 1.0} and nonzero(1) == {(20, 5): 4.0, (1, 7): 2.0}
+    rows = sum(p.numel() // (model_in(a, n) if p.dim() == 2 else p.numel()) for n, p in a.module.named_parameters())
+    assert decided("reversible", (a, b)).numbers == sum(p.numel() for p in a.module.parameters()) + 2 * rows
+
+
+def model_in(model, name):
+    """Inputs of a matrix, however it is stored."""
+    from models.layout import is_conv1d
+
+    module = model.module.get_submodule(name.rpartition(".")[0])
+    return module.weight.shape[0 if is_conv1d(module) else 1]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,6 +1,6 @@
 """Not one set of weights but a small basis from which each parent comes back: θᵢ ≈ Σₖ cᵢₖ Bₖ.
 
-Row by row of every matrix (vectors whole) the n parents' rows are the columns of X [in, n]; its best approximation of rank `basis` is that of
+Row by row of every matrix [out, in] (vectors whole) the n parents' rows are the columns of X [in, n]; its best approximation of rank `basis` is that of
 the singular value decomposition, X ≈ B C with B the leading left vectors times their values and C [basis, n] the coefficients of each
 parent. With `basis` = n every parent comes back exactly, with 1 they share one direction and differ by a factor. This variant
 is the parent number `restore`; all n of them need the same basis, which is what is stored.
@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 
 from metrics.stored_bits import dtype_bits
+from models.layout import is_conv1d
 from models.loaded import Model
 from models.outline import Outline
 from models.params import param
@@ -73,10 +74,12 @@ def decide(models: tuple[Model, ...], params: Params, calibration, progress) -> 
         raise Refused(f"restore = {params.restore} and basis = {params.basis} do not fit {n} parents; expected restore up to {n - 1} and basis up to {n}.")
     given, untied = parents.ordered(models, params.align, "permuted", 0, calibration, progress)
     tensors, numbers = {}, 0
+    turned = {f"{path}.weight" for path, module in models[0].module.named_modules() if is_conv1d(module)}  # stored [in, out]
     for i, name in enumerate(given[0]):
         progress.step(i, len(given[0]), f"basis of {name}")
-        x = torch.stack([s[name] for s in given], -1)
-        tensors[name] = restored(x, params.basis, params.restore)
+        x = torch.stack([s[name].T if name in turned else s[name] for s in given], -1)  # [out, in, parent]
+        back = restored(x, params.basis, params.restore)
+        tensors[name] = back.T if name in turned else back
         rows = x[..., 0].numel() // x.shape[-2]
         numbers += params.basis * x[..., 0].numel() + params.basis * n * rows
     made = parents.plan_of(models, tensors, untied)
