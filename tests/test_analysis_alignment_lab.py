@@ -16,9 +16,13 @@ from cache.store import Store
 from metrics.permutation import perceptron
 from metrics.permutation.matching import weight_matching
 from metrics.permutation.methods import ACTIVATIONS, NONE, RANDOM, WEIGHTS
+from metrics.permutation.singular import alignment, all_singular, searched
 from metrics.permutation.spec import apply, inverse, random_maps
+from models.home import home
 from models.progress import Quiet
 from models.refusal import Refused
+from models.small_nets.nets import Net, Recipe
+from models.small_nets.training import train
 
 SHAPES = [(5, 7, 3), (64, 256, 10), (2, 64, 64, 2), (10, 33, 20, 12, 4), (6, *[16] * 8, 3)]
 
@@ -100,6 +104,43 @@ def test_the_honest_trends_on_digits_three_seeds(digits):
     assert r.path[:, 0, [0, -1], 1, 1].min() > 0.95 and r.cycle > 0.4
     assert r.pair_barrier[2][np.isfinite(r.pair_barrier[2])].max() < 0.3 * np.nanmin(r.pair_barrier[0])
     assert r.epoch_barrier[0] == pytest.approx(np.zeros((3, 3)), abs=0.02)
+
+
+def test_networks_that_share_nothing_align_no_more_than_the_search_alone_does(digits):
+    """Weight matching finds R far above random orders between any two networks, so those are no null for it: untrained ones lie in the band of the
+    search between strangers, ones trained on the same digits at twice its upper end. One that learned other names for the digits is no partner in a merge."""
+    images = digits_of(digits.params)
+    renamed = (np.roll(np.arange(10), 3)[images.y.numpy()]).astype(np.int64)
+    nets = [Net(32, 0), Net(32, 1), Net(32, 2, labels=renamed)]
+    seen = {}
+    train(nets, Recipe("mlp", 2, False, "adam", 1e-3, batch=64, epochs=40, schedule="constant"), images, at=(0, 40),
+          look=lambda epoch, stack: seen.update({(epoch, place): {n: t[row].detach().clone() for n, t in stack.tensors.items()} for row, place in enumerate(stack.nets)}) or {})
+    data, g = Data.of(images), 6
+
+    def look(a, b):
+        """(R after weight matching, search null [draw], accuracy of the midpoint on A's labels) of a pair."""
+        spec = perceptron.spec_of(a)
+        va, vb = all_singular(spec, a), all_singular(spec, b)
+        maps = weight_matching(spec, a, b).maps
+        nulls = np.array([found.total()[g] for found in searched(spec, a, b, va, vb, draws=8, seed=0)])
+        middle = perceptron.mixture_losses([a, apply(spec, b, maps)], np.array([[0.5, 0.5]]), data.x_test, data.y_test)[0, 1]
+        return alignment(spec, va, vb, maps).total()[g], nulls, middle
+
+    alike, untrained, before, other = (look(seen[e, i], seen[f, j]) for e, i, f, j in ((40, 0, 40, 1), (40, 0, 0, 1), (0, 0, 0, 1), (40, 0, 40, 2)))
+    assert alike[0] > 1.8 * alike[1].max() and alike[2] > 0.9
+    for r, nulls, _ in (untrained, before):
+        assert nulls.min() - 3 * nulls.std() < r < nulls.max() + 3 * nulls.std() and nulls.min() > 0.1
+    assert other[2] < 0.6 and untrained[2] < alike[2]
+    r = digits.result
+    assert (r.r[:, r.methods.index(WEIGHTS), g] > 1.8 * r.search_null[..., g].max(1)).all() and (r.search_null[..., g].min(1) > r.null[..., g].max(1)).all()
+    untrained = r.epoch_r[0, :, 1, g]  # of every pair before training, by weights
+    assert (untrained < 1.15 * r.search_null[..., g].max()).all() and (r.epoch_r[-1, :, 1, g] > 1.8 * untrained).all()
+
+
+def digits_of(params):
+    from models.small_nets import shelf
+
+    return shelf.load("digits", params.train_images, params.test_images, params.seed, home())
 
 
 def test_every_figure_words_and_the_store(digits, tmp_path):

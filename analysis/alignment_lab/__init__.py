@@ -12,7 +12,8 @@ identity, the order that lowers the loss of the merged network on training image
 the midpoint. The second-order estimate puts gradients and Hessians of both ends (on training images) in place of the loss between them.
 
 **Alignment of singular vectors.** R = Σ_l ⟨polar factor of A’s W_l, that of π(b)’s⟩ / Σ_l √(r_a r_b), 1 where they are the same; with γ only singular vectors with
-s ≥ γ s_max count (Ito, Yamada & Kumagai, ICLR 2025). The grey band holds random orders of B. At γ > 0 it does not lie at 0: all first layers share the mean direction of images.
+s ≥ γ s_max count (Ito, Yamada & Kumagai, ICLR 2025). The grey band holds random orders of B. At γ > 0 it does not lie at 0: all first layers share the mean direction of images. An order that was
+searched for has another null, dotted: weight matching of A with matrices that have B’s singular values and random singular vectors. Two untrained networks reach it too.
 
 **Which directions.** Weight matching is run again on matrices rebuilt from their large singular values only, and from the small ones only; then all weights are merged in that order.
 

@@ -55,7 +55,7 @@ def _summary_card(r, g: int) -> Figure:
         f"By weights: barrier {number(float(middle(r, WEIGHTS).mean()))} nats where slopes and curvatures at the ends would have said {number(float(r.taylor[:, i].mean()))}; as they are {number(float(middle(r, NONE).mean()))} "
         f"against {number(float(r.taylor[:, r.methods.index(NONE)].mean()))}.",
         {"": partial(summary, r, g)}, tables.summary(r),
-        f"One mark a pair. Left: barrier at the midpoint on test images, and its second-order estimate on training images (grey bars). Middle: share of ‖a − b‖ that the order takes away. Right: R at γ = {GAMMAS[g]:g}; grey: random orders.",
+        f"One mark a pair. Left: barrier at the midpoint on test images, and its second-order estimate on training images (grey bars). Middle: share of ‖a − b‖ that the order takes away. Right: R at γ = {GAMMAS[g]:g}; grey: random orders, dotted: the search between strangers, at most.",
         "; ".join(f"{m}: midpoint barrier {number(float(middle(r, m).mean()))} nats" for m in r.methods) + ".",
     )
 
@@ -67,13 +67,18 @@ def summary(r, g: int, theme: Theme) -> go.Figure:
                       xaxis2=dict(domain=[0.5, 0.7], anchor="y", title="% closer", showgrid=True, nticks=4), xaxis3=dict(domain=[0.78, 1], anchor="y", title=f"R at γ = {GAMMAS[g]:g}", showgrid=True, nticks=4))
     null = r.null[:, :, g]
     bars = [dict(type="line", x0=y, x1=y, y0=i - 0.28, y1=i + 0.28, xref="x", yref="y", line=dict(color=theme.quiet, width=2)) for i in range(n) for y in r.taylor[:, i]]
-    plots.add(fig, shapes=[*bars, dict(type="rect", x0=null.min(), x1=null.max(), y0=-0.5, y1=n - 0.5, xref="x3", yref="y", fillcolor=theme.null_fill, line_width=0, layer="below")])
+    plots.add(fig, shapes=[*bars, dict(type="rect", x0=null.min(), x1=null.max(), y0=-0.5, y1=n - 0.5, xref="x3", yref="y", fillcolor=theme.null_fill, line_width=0, layer="below"), _search_line(r, g, n, theme, "x3")])
     plots.dashed(fig, theme, 0.0)
     for i, m in enumerate(r.methods):
         for values, axis, word in ((r.barrier[:, i, MIDDLE, TEST], "x", "barrier %{x:.4g} nats"), (r.reduction[:, i], "x2", "%{x:.3g} % closer"), (r.r[:, i, g], "x3", "R = %{x:.4f}")):
             fig.add_trace(go.Scatter(x=values, y=_spread(i, len(values)), mode="markers", xaxis=axis, cliponaxis=False, marker=dict(symbol=SYMBOLS[m], size=8, color=color(theme, m)), hovertemplate=f"{m}<br>{word}<extra></extra>"))
     plots.note(fig, theme, "┃ second-order estimate", 0.0, 1.0, color=theme.axis, xanchor="left", yanchor="bottom", yshift=4)
     return fig
+
+
+def _search_line(r, g: int, n: int, theme: Theme, axis: str) -> dict:
+    at = float(r.search_null[:, :, g].max())
+    return dict(type="line", x0=at, x1=at, y0=-0.5, y1=n - 0.5, xref=axis, yref="y", line=dict(color=theme.null_line, width=2, dash="dot"), layer="below")
 
 
 def _spread(row: int, n: int) -> np.ndarray:
@@ -85,9 +90,9 @@ def _alignment_card(r, g: int) -> Figure:
     i = r.methods.index(WEIGHTS)
     return Figure(
         "alignment", "Do the singular vectors point the same way?",
-        f"Ordered by weights, R is {words.signed(mean[i, 0])} over all vectors and {words.signed(mean[i, g])} over those with s ≥ {GAMMAS[g]:g} s_max; {r.null.shape[0] * r.null.shape[1]} random orders reach {words.signed(r.null[:, :, g].max())} there.",
+        f"Ordered by weights, R is {words.signed(mean[i, 0])} over all vectors and {words.signed(mean[i, g])} over those with s ≥ {GAMMAS[g]:g} s_max; the search alone reaches {words.signed(r.search_null[:, :, 0].max())} and {words.signed(r.search_null[:, :, g].max())}, random orders {words.signed(r.null[:, :, g].max())} at the latter.",
         {"A and B": partial(over_gamma, r, g, False), "A and merged": partial(over_gamma, r, g, True), "by layer": partial(by_layer, r, g)}, tables.alignment(r),
-        "R over all matrices against γ, the threshold on singular values as a share of each matrix’s largest; mean of the pairs. “A and merged”: R of A with the midpoint network, which contains half of A whatever the order. The data give R and the counts kept by layer.",
+        "R over all matrices against γ, the threshold on singular values as a share of each matrix’s largest; mean of the pairs. Grey band: random orders. Dotted: the largest R that the same search finds between A and matrices with B’s singular values and random vectors. “A and merged”: R of A with the midpoint network, which contains half of A whatever the order. The data give R and the counts kept by layer.",
         "Lines of R over γ. " + "; ".join(f"{m}: {words.signed(mean[k, g])}" for k, m in enumerate(r.methods)) + ".",
     )
 
@@ -99,6 +104,7 @@ def over_gamma(r, g: int, merged: bool, theme: Theme) -> go.Figure:
     if not merged:
         low, high = r.null.min((0, 1)), r.null.max((0, 1))
         fig.add_trace(go.Scatter(x=np.concatenate([GAMMAS, GAMMAS[::-1]]), y=np.concatenate([high, low[::-1]]), fill="toself", fillcolor=theme.null_fill, mode="lines", line=dict(width=0), hoverinfo="skip"))
+        fig.add_trace(go.Scatter(x=GAMMAS, y=r.search_null.max((0, 1)), mode="lines", line=dict(color=theme.null_line, width=2, dash="dot"), hovertemplate="the search alone<br>γ = %{x:.2f}: R up to %{y:.4f}<extra></extra>"))
     plots.dashed(fig, theme, float(GAMMAS[g]))
     for m, line in zip(r.methods, lines):
         if m == RANDOM and not merged:
@@ -127,7 +133,7 @@ def _directions_card(r, g: int, split: float) -> Figure:
         "directions", "Matched on large or on small singular values alone",
         f"From values ≥ {split:g} of the largest alone: barrier {number(large)} nats, though only {100 * r.cut_agreement[:, 0].mean():.0f} % of units are sent as by all weights; from the rest {number(small)}; as they are {number(float(middle(r, NONE).mean()))}.",
         {"": partial(directions, r, g)}, tables.intervention(r),
-        f"Weight matching on matrices rebuilt from singular values ≥ {split:g} s_max, and from those below; then all weights of B are ordered that way. One mark a pair. Right: R at γ = {GAMMAS[g]:g}; grey: random orders.",
+        f"Weight matching on matrices rebuilt from singular values ≥ {split:g} s_max, and from those below; then all weights of B are ordered that way. One mark a pair. Right: R at γ = {GAMMAS[g]:g}; grey: random orders, dotted: the search between strangers, at most.",
         f"Dots: barrier {number(large)} nats from large values, {number(small)} from small ones.",
     )
 
@@ -141,7 +147,7 @@ def directions(r, g: int, theme: Theme) -> go.Figure:
     n, null = len(rows), r.null[:, :, g]
     fig.update_layout(xaxis=dict(domain=[0, 0.55], title="midpoint barrier, nats", showgrid=True, nticks=6), yaxis=dict(range=[n - 0.5, -0.5], tickvals=list(range(n)), ticktext=[x[0] for x in rows]),
                       xaxis2=dict(domain=[0.65, 1], anchor="y", title=f"R at γ = {GAMMAS[g]:g}", showgrid=True, nticks=4))
-    plots.add(fig, shapes=[dict(type="rect", x0=null.min(), x1=null.max(), y0=-0.5, y1=n - 0.5, xref="x2", yref="y", fillcolor=theme.null_fill, line_width=0, layer="below")])
+    plots.add(fig, shapes=[dict(type="rect", x0=null.min(), x1=null.max(), y0=-0.5, y1=n - 0.5, xref="x2", yref="y", fillcolor=theme.null_fill, line_width=0, layer="below"), _search_line(r, g, n, theme, "x2")])
     for i, (name, barrier, aligned, hue, mark) in enumerate(rows):
         for values, axis, word in ((barrier, "x", "barrier %{x:.4g} nats"), (aligned, "x2", "R = %{x:.4f}")):
             fig.add_trace(go.Scatter(x=values, y=_spread(i, len(values)), mode="markers", xaxis=axis, cliponaxis=False, marker=dict(symbol=mark, size=8, color=hue), hovertemplate=f"{name}<br>{word}<extra></extra>"))

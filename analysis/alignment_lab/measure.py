@@ -30,7 +30,8 @@ class Result:
     barrier       [pair, method, (largest, middle), set] nats
     taylor        [pair, method] nats, on training images
     reduction     [pair, method] % of ‖a − b‖
-    r, merged     [pair, method, γ] R of A with π(b), and with the midpoint; r_piece [pair, method, piece, γ]; null [pair, draw, γ]
+    r, merged     [pair, method, γ] R of A with π(b), and with the midpoint; r_piece [pair, method, piece, γ]; null [pair, draw, γ] of random orders;
+                  search_null [pair, draw, γ] of weight matching between A and strangers to B
     ranks         [pair, (a, b), piece, γ]
     spectra       [(a, b), piece, vector] singular values of the first pair; along [piece, vector] E|v · x| / ‖x‖ of A, chance [piece]
     cut_barrier, cut_agreement [pair, (large, small)], cut_r [pair, (large, small), γ]
@@ -49,6 +50,7 @@ class Result:
     r_piece: np.ndarray
     merged: np.ndarray
     null: np.ndarray
+    search_null: np.ndarray
     ranks: np.ndarray
     spectra: np.ndarray
     along: np.ndarray

@@ -14,7 +14,7 @@ from metrics.permutation.matching import weight_matching
 from metrics.permutation.methods import ACTIVATIONS, LEARNED, NONE, RANDOM, WEIGHTS
 from metrics.permutation.mixture import grid
 from metrics.permutation.perceptron import mixture, mixture_losses, spec_of
-from metrics.permutation.singular import all_singular, alignment, chance_along, truncated
+from metrics.permutation.singular import all_singular, alignment, chance_along, searched, truncated
 from metrics.permutation.sinkhorn import sinkhorn_matching
 from metrics.permutation.spec import Maps, Pieces, Spec, agreement, apply, identity, random_maps
 from metrics.permutation.units import unit_fit
@@ -23,6 +23,7 @@ from models.small_nets.data import Images
 
 FEW = (NONE, WEIGHTS, ACTIVATIONS)
 LEARN_BATCH = 256
+SEARCHES = 5  # of the same search between weights that share only sizes, for each pair
 SHOWN = 96  # units of a matrix of cosines that are kept
 
 
@@ -82,7 +83,7 @@ def measured(a: Pieces, b: Pieces, data: Data, params, seed: int, progress) -> d
     path = np.stack(paths)
     return {
         "path": path, "barrier": np.stack([barrier(p[..., 0], weights[:, 0]) for p in path]), "taylor": np.array(taylor), "reduction": np.array(reduction), "r": np.stack(r),
-        "r_piece": np.stack(pieces), "merged": np.stack(merged), "null": np.stack(nulls), "ranks": np.stack([found.ranks_a, found.ranks_b]), **_intervention(spec, a, b, va, vb, maps[WEIGHTS], data, params, seed),
+        "r_piece": np.stack(pieces), "merged": np.stack(merged), "null": np.stack(nulls), "search_null": np.stack([found.total() for found in searched(spec, a, b, va, vb, draws=SEARCHES, seed=seed)]), "ranks": np.stack([found.ranks_a, found.ranks_b]), **_intervention(spec, a, b, va, vb, maps[WEIGHTS], data, params, seed),
     }
 
 

@@ -28,7 +28,7 @@ def alignment(r) -> pa.Table:
     for k in range(len(r.r)):
         for i, m in enumerate(r.methods):
             for g, gamma in enumerate(GAMMAS):
-                row = {"pair": k, "order": m, "gamma": float(gamma), "r": float(r.r[k, i, g]), "r_merged_with_a": float(r.merged[k, i, g]), "null_low": float(r.null[k, :, g].min()), "null_high": float(r.null[k, :, g].max())}
+                row = {"pair": k, "order": m, "gamma": float(gamma), "r": float(r.r[k, i, g]), "r_merged_with_a": float(r.merged[k, i, g]), "null_low": float(r.null[k, :, g].min()), "null_high": float(r.null[k, :, g].max()), "search_low": float(r.search_null[k, :, g].min()), "search_high": float(r.search_null[k, :, g].max())}
                 for p in range(r.r_piece.shape[2]):
                     row |= {f"r_layer_{p}": float(r.r_piece[k, i, p, g]), f"kept_a_layer_{p}": int(r.ranks[k, 0, p, g]), f"kept_b_layer_{p}": int(r.ranks[k, 1, p, g])}
                 rows.append(row)

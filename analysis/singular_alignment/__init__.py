@@ -20,7 +20,8 @@ are of the others.
 
 **Alignment of singular vectors.** W = U S Vᵀ; reordering units changes U and V, never S. R = Σ_l Σ_ij (uᵃ_i · P uᵇ_j)(vᵃ_i · P′ vᵇ_j) / Σ_l √(r_a r_b)
 over all weight matrices, 1 where the polar factors are the same, about 0 by chance; with γ only vectors with s ≥ γ · s_max count (Ito, Yamada &
-Kumagai, ICLR 2025, arXiv 2402.04051; its rule for unequal counts was not at hand, the square root is ours). The grey band holds all random orders.
+Kumagai, ICLR 2025, arXiv 2402.04051; its rule for unequal counts was not at hand, the square root is ours). The grey band holds all random orders. An order that
+was searched for has another null, dotted: weight matching of A with matrices that have B’s singular values and random singular vectors.
 
 **Which directions.** Weight matching is run again on matrices rebuilt from their large singular values only, and from the small ones only.
 The second-order estimate puts gradients and Hessians of both ends in place of the loss between them.

@@ -68,7 +68,7 @@ def _summary_card(r, gamma: float) -> Figure:
         "The second-order estimate is no substitute for walking the path.",
         {"": partial(summary, r, gamma)}, tables.summary(r),
         f"Left: barrier at the midpoint with 95 % intervals (marks) and its second-order estimate (grey bars). Middle: share of ‖a − b‖ that the order takes away. Right: R at γ = {gamma:g}; the grey band "
-        f"holds {len(r.null_sums)} random orders.",
+        f"holds {len(r.null_sums)} random orders, the dotted line is what the search finds between strangers.",
         "; ".join(f"{m}: midpoint barrier {number(r.barrier[j, MIDDLE, 0])} nats, estimate {number(r.taylor[j])}, distance −{number(r.reduction[j])} %" for j, m in enumerate(r.methods)) + ".",
     )
 
@@ -83,7 +83,7 @@ def summary(r, gamma: float, theme: Theme) -> go.Figure:
         xaxis3=dict(domain=[0.78, 1], anchor="y", title=f"R at γ = {gamma:g}", showgrid=True, nticks=4))
     for i, y in enumerate(r.taylor):
         plots.add(fig, shapes=[dict(type="line", x0=y, x1=y, y0=i - 0.28, y1=i + 0.28, xref="x", yref="y", line=dict(color=theme.quiet, width=3))])
-    plots.add(fig, shapes=[dict(type="rect", x0=null[:, g].min(), x1=null[:, g].max(), y0=-0.5, y1=n - 0.5, xref="x3", yref="y", fillcolor=theme.null_fill, line_width=0, layer="below")])
+    plots.add(fig, shapes=[dict(type="rect", x0=null[:, g].min(), x1=null[:, g].max(), y0=-0.5, y1=n - 0.5, xref="x3", yref="y", fillcolor=theme.null_fill, line_width=0, layer="below"), _search_line(r, g, n, theme, "x3")])
     plots.dashed(fig, theme, 0.0, ("x", "y domain"))
     for i, m in enumerate(r.methods):
         v, low, high = r.barrier[i, MIDDLE]
@@ -95,6 +95,11 @@ def summary(r, gamma: float, theme: Theme) -> go.Figure:
         fig.add_trace(go.Scatter(x=[total[i, g]], y=[i], mode="markers", marker=mark, xaxis="x3", cliponaxis=False, hovertemplate=f"{m}<br>R = %{{x:.4f}}<extra></extra>"))
     plots.note(fig, theme, "┃ second-order estimate", 0.0, 1.0, color=theme.axis, xanchor="left", yanchor="bottom", yshift=4)
     return fig
+
+
+def _search_line(r, g: int, n: int, theme: Theme, axis: str) -> dict:
+    at = float(r.search()[:, g].max())
+    return dict(type="line", x0=at, x1=at, y0=-0.5, y1=n - 0.5, xref=axis, yref="y", line=dict(color=theme.null_line, width=2, dash="dot"), layer="below")
 
 
 # ---- which directions
@@ -110,7 +115,7 @@ def _intervention_card(r, gamma: float, split: float) -> Figure:
         f"Here the {better} ones say more about a merge.",
         {"": partial(intervention, r, gamma)}, tables.intervention(r),
         f"Weight matching on matrices rebuilt from singular values ≥ {split:g} s_max, and from those below; then all weights of B are ordered that way. Left: barrier at the midpoint, 95 % intervals. "
-        f"Right: R at γ = {gamma:g}. Grey: a random order, and its band.",
+        f"Right: R at γ = {gamma:g}. Grey: a random order, and its band; dotted: the search between strangers.",
         f"Dots: barrier {number(large)} nats from large values, {number(small)} from small ones; R {', '.join(words.signed(x) for x in r.cut()[:, gamma_index(gamma)])}.",
     )
 
@@ -126,7 +131,7 @@ def intervention(r, gamma: float, theme: Theme) -> go.Figure:
     n = len(rows)
     fig.update_layout(xaxis=dict(domain=[0, 0.55], title="midpoint barrier, nats", showgrid=True, nticks=6), yaxis=dict(range=[n - 0.5, -0.5], tickvals=list(range(n)), ticktext=[x[0] for x in rows]),
                       xaxis2=dict(domain=[0.65, 1], anchor="y", title=f"R at γ = {gamma:g}", showgrid=True, nticks=4))
-    plots.add(fig, shapes=[dict(type="rect", x0=null[:, g].min(), x1=null[:, g].max(), y0=-0.5, y1=n - 0.5, xref="x2", yref="y", fillcolor=theme.null_fill, line_width=0, layer="below")])
+    plots.add(fig, shapes=[dict(type="rect", x0=null[:, g].min(), x1=null[:, g].max(), y0=-0.5, y1=n - 0.5, xref="x2", yref="y", fillcolor=theme.null_fill, line_width=0, layer="below"), _search_line(r, g, n, theme, "x2")])
     for i, (name, (v, low, high), aligned, hue, mark) in enumerate(rows):
         bars = dict(type="data", symmetric=False, array=[np.nan_to_num(high - v)], arrayminus=[np.nan_to_num(v - low)], color=hue, thickness=1.5, width=0)
         fig.add_trace(go.Scatter(x=[v], y=[i], mode="markers", marker=dict(symbol=mark, size=9, color=hue), error_x=bars, cliponaxis=False,

@@ -14,7 +14,7 @@ from metrics.losses import NLL, RIGHT, TOKENS
 from metrics.permutation.differentiable import mean_loss, taylor_barrier
 from metrics.permutation.matching import weight_matching
 from metrics.permutation.mixture import Mixture, barriers, grid, path_losses
-from metrics.permutation.singular import GAMMAS, Along, alignment, all_singular, chance_along, singular, truncated
+from metrics.permutation.singular import GAMMAS, Along, alignment, all_singular, chance_along, searched, singular, truncated
 from metrics.permutation.spec import Maps, agreement, apply, random_maps
 from metrics.permutation.units import head_fit, unit_fit
 from models.layout import Site
@@ -23,6 +23,7 @@ from models.refusal import NotApplicable, Refused
 from models.stream import Request, stream
 
 SHOWN = 96  # units of a cost matrix that are kept
+SEARCHES = 3  # of the same search between weights that share only sizes
 TAYLOR_SEQUENCES = 8  # read by gradients and Hessians
 
 
@@ -34,7 +35,8 @@ class Result:
 
     nll, right [method, point, sequence] sums, tokens [sequence]; barrier [method, (largest, middle), 3] nats; taylor [method] nats
     reduction [method] % of ‖a − b‖ that the order takes away; norm_a, distance plain Frobenius norms
-    r_sums [method, piece, γ], ranks_a, ranks_b [piece, γ]; null_sums [draw, piece, γ] of random orders
+    r_sums [method, piece, γ], ranks_a, ranks_b [piece, γ]; null_sums [draw, piece, γ] of random orders;
+    search_sums [draw, piece, γ] of weight matching between A and strangers to B (metrics.permutation.singular)
     merged_sums, merged_ranks [method, piece, γ] of the midpoint model with A
     spectrum_a, spectrum_b, along [piece, vector]: singular values; E|v · x| / ‖x‖ of A's inputs, chance_along [piece] of a random direction
     fit_space, fit_unit, fit_partner, fit_cosine, fit_other, fit_null: units of A and their partners by weight matching, one row each
@@ -60,6 +62,7 @@ class Result:
     ranks_a: np.ndarray
     ranks_b: np.ndarray
     null_sums: np.ndarray
+    search_sums: np.ndarray
     merged_sums: np.ndarray
     merged_ranks: np.ndarray
     spectrum_a: np.ndarray
@@ -95,6 +98,10 @@ class Result:
         """R over all matrices: [method, γ], [draw, γ]."""
         weight = np.sqrt(self.ranks_a * self.ranks_b).sum(0)
         return self.r_sums.sum(1) / weight, self.null_sums.sum(1) / weight
+
+    def search(self) -> np.ndarray:
+        """R over all matrices [draw, γ] of the search between strangers."""
+        return self.search_sums.sum(1) / np.sqrt(self.ranks_a * self.ranks_b).sum(0)
 
     def merged(self) -> np.ndarray:
         """R of the midpoint model with A, over all matrices [method, γ]."""
@@ -143,6 +150,7 @@ def _alignment(pair: Pair, maps: dict[str, Maps], params, progress) -> dict:
     for i in range(params.nulls):
         progress.step(2 * params.nulls + i, 4 * params.nulls, "random orders")
         null.append(alignment(spec, va, vb, random_maps(spec, torch.Generator().manual_seed(params.seed + 1000 + i), pair.fixed)).sums)
+    strange = searched(spec, pair.a, pair.b, va, vb, draws=SEARCHES, seed=params.seed, fixed=pair.fixed, step=lambda i, n: progress.step(3 * n + i, 5 * n, "the same search between strangers"))
     merged = []
     for i, m in enumerate(maps.values()):
         progress.step(3 * len(maps) + i, 4 * len(maps), "singular vectors of the merged models")
@@ -155,6 +163,7 @@ def _alignment(pair: Pair, maps: dict[str, Maps], params, progress) -> dict:
         "vectors": (va, vb), "piece": np.array(names, dtype=str), "kind": np.array([places[n].kind for n in names], dtype=str),
         "layer": np.array([-1 if places[n].layer is None else places[n].layer for n in names]), "r_sums": np.stack([r.sums for r in by_method]),
         "ranks_a": by_method[0].ranks_a, "ranks_b": by_method[0].ranks_b, "null_sums": np.stack(null) if null else np.zeros((0, *by_method[0].sums.shape)),
+        "search_sums": np.stack([r.sums for r in strange]),
         "merged_sums": np.stack([r.sums for r in merged]), "merged_ranks": np.stack([r.ranks_b for r in merged]),
         "spectrum_a": padded([v.s for v in va.values()]), "spectrum_b": padded([v.s for v in vb.values()]),
     }

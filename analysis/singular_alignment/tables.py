@@ -40,7 +40,7 @@ def alignment(r) -> pa.Table:
     columns = {"matrix": r.piece[p.ravel()].tolist(), "kind": r.kind[p.ravel()].tolist(), "block": r.layer[p.ravel()], "gamma": GAMMAS[g.ravel()],
                "rank_a": r.ranks_a.ravel(), "rank_b": r.ranks_b.ravel()}
     columns |= {f"r_{m.replace(' ', '_')}": (r.r_sums[i] / safe).ravel() for i, m in enumerate(r.methods)}
-    columns |= {"random_lowest": null.min(0).ravel(), "random_highest": null.max(0).ravel()}
+    columns |= {"random_lowest": null.min(0).ravel(), "random_highest": null.max(0).ravel(), "search_highest": (r.search_sums / safe).max(0).ravel()}
     return pa.table(columns)
 
 

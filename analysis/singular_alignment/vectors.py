@@ -28,9 +28,9 @@ def _over_gamma_card(r, gamma: float) -> Figure:
     top = int(np.nanargmax(total[i]))
     return Figure(
         "alignment", "Do the singular vectors point the same way?",
-        f"Ordered by weights, R is {words.signed(total[i, 0])} over all vectors and {words.signed(total[i, top])} over those with s ≥ {GAMMAS[top]:g} s_max. The grey band holds {len(null)} random orders.",
+        f"Ordered by weights, R is {words.signed(total[i, 0])} over all vectors and {words.signed(total[i, top])} over those with s ≥ {GAMMAS[top]:g} s_max. The search alone reaches {words.signed(r.search()[:, 0].max())} and {words.signed(r.search()[:, top].max())}.",
         {"A and B": partial(over_gamma, r, gamma, False), "A and merged": partial(over_gamma, r, gamma, True)}, tables.alignment(r),
-        "R over all matrices against γ: the threshold on singular values, as a share of each matrix’s largest. “A and merged”: R of A with the midpoint model, which contains half of A whatever the order.",
+        f"R over all matrices against γ: the threshold on singular values, as a share of each matrix’s largest. Grey band: {len(null)} random orders. Dotted: the largest R that the same search finds between A and matrices with B’s singular values and random vectors. “A and merged”: R of A with the midpoint model, which contains half of A whatever the order.",
         "Lines of R over γ. " + "; ".join(f"{m}: {words.signed(total[k, g])} at {gamma:g}" for k, m in enumerate(r.methods)) + ".",
     )
 
@@ -42,6 +42,7 @@ def over_gamma(r, gamma: float, merged: bool, theme: Theme) -> go.Figure:
     if null is not None:
         x = np.concatenate([GAMMAS, GAMMAS[::-1]])
         fig.add_trace(go.Scatter(x=x, y=np.concatenate([null.max(0), null.min(0)[::-1]]), fill="toself", fillcolor=theme.null_fill, mode="lines", line=dict(width=0), hoverinfo="skip"))
+        fig.add_trace(go.Scatter(x=GAMMAS, y=r.search().max(0), mode="lines", line=dict(color=theme.null_line, width=2, dash="dot"), hovertemplate="the search alone<br>γ = %{x:.2f}: R up to %{y:.4f}<extra></extra>"))
     plots.dashed(fig, theme, gamma, ("x", "y domain"))
     for m, line in zip(r.methods, total):
         if m == RANDOM and null is not None:

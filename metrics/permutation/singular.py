@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from metrics.permutation.matching import weight_matching
 from metrics.permutation.spec import Maps, Pieces, Spec, moved
 
 GAMMAS = np.round(np.arange(0, 1.0, 0.05), 2)  # where R is kept; 0 and 0.3 are the paper's
@@ -60,6 +61,31 @@ def truncated(spec: Spec, vectors: dict[str, Singular], gamma: float, large: boo
         k = x.kept(gamma)
         at = slice(None, k) if large else slice(k, None)
         out[name] = (x.u[:, at] * x.s[at]) @ x.v[:, at].T
+    return out
+
+
+def strangers(spec: Spec, pieces: Pieces, vectors: dict[str, Singular], generator: torch.Generator) -> Pieces:
+    """Weights that have nothing but sizes in common with the ones given: each matrix with its own singular values and random singular vectors,
+    what has one axis shuffled. What a search for an order finds between these is what it finds in anything."""
+    random = lambda x: torch.linalg.qr(torch.randn(x.shape, generator=generator, dtype=x.dtype)).Q
+    out = {}
+    for name, piece in pieces.items():
+        if (x := vectors.get(name)) is not None:
+            out[name] = ((random(x.u) * x.s) @ random(x.v).T).to(piece.dtype)
+        else:
+            out[name] = piece[torch.randperm(len(piece), generator=generator)]
+    return out
+
+
+def searched(spec: Spec, a: Pieces, b: Pieces, va: dict[str, Singular], vb: dict[str, Singular], *, draws: int, seed: int,
+             fixed: frozenset[str] = frozenset(), step=lambda i, n: None) -> list[Alignment]:
+    """R of A with strangers to B, each in the order that weight matching finds for it: the null of an order that was searched for, which
+    lies far above that of random orders."""
+    out = []
+    for i in range(draws):
+        step(i, draws)
+        other = strangers(spec, b, vb, torch.Generator().manual_seed(seed + 2000 + i))
+        out.append(alignment(spec, va, all_singular(spec, other), weight_matching(spec, a, other, fixed=fixed, seed=seed).maps))
     return out
 
 
