@@ -95,6 +95,9 @@ def test_an_unrelated_model_keeps_its_barrier(family):
     assert total[weights, 0] < 0.6 and r.reduction[weights] < 50
     assert null[:, 0].min() - 0.1 < total[chance, 0] < null[:, 0].max() + 0.1
     assert (r.fit_cosine < 0.95).all()
+    found, search = total[weights], r.search()
+    g = [0, 6]  # γ = 0 and 0.3: what the search finds here is what it finds between any two
+    assert (search[:, g] > null[:, g].max(0)).all() and (np.abs(found[g] - search[:, g].mean(0)) < 0.06).all() and (found[g] > null[:, g].max(0)).all()
     drawn(r)
 
 
@@ -102,7 +105,7 @@ def test_a_model_with_itself_is_already_in_order():
     a = model_of("gpt2")
     r = computed(a, a.copy("b"))
     k = r.methods.index(methods.NONE)
-    assert r.distance == 0 and (r.fit_partner == r.fit_unit).all() and r.total()[0][k] == pytest.approx(np.ones(len(GAMMAS)))
+    assert r.distance == 0 and (r.fit_partner == r.fit_unit).all() and r.total()[0][k] == pytest.approx(np.ones(len(GAMMAS))) and r.search()[:, 0].max() < 0.6
     assert r.barrier[k, :, 0] == pytest.approx([0, 0], abs=1e-6) and "the same weights" in subject.answer([run(r)])
     drawn(r)
 

@@ -9,7 +9,7 @@ from metrics.permutation import singular
 from metrics.permutation.activations import CrossMoments, activation_matching
 from metrics.permutation.differentiable import mean_loss, taylor_barrier
 from metrics.permutation.mixture import Mixture, barriers, grid, path_losses
-from metrics.permutation.singular import Along, alignment, all_singular, chance_along, truncated
+from metrics.permutation.singular import Along, alignment, all_singular, chance_along, strangers, truncated
 from metrics.permutation.sinkhorn import sinkhorn, sinkhorn_gradient, sinkhorn_matching
 from metrics.permutation.spec import Spec, agreement, apply, identity, inverse, random_maps
 from metrics.permutation.transformer import folded, symmetry_of
@@ -258,3 +258,16 @@ def test_learned_orders_are_legal(family):
     moved = symmetry.permuted(b, learned.maps)
     assert (moved.logits(text.ids) - b.logits(text.ids)).abs().max() < 1e-4 and learned.losses[-1] < learned.losses[0]
     assert any(not torch.equal(learned.maps[s], m) for s, m in start.items()) and identity(symmetry.spec).keys() == learned.maps.keys()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_strangers_keep_singular_values_and_nothing_else(family):
+    model = model_of(family)
+    symmetry = symmetry_of(model)
+    pieces = symmetry.pieces(model)
+    own = all_singular(symmetry.spec, pieces)
+    other = strangers(symmetry.spec, pieces, own, torch.Generator().manual_seed(0))
+    again = all_singular(symmetry.spec, other)
+    assert list(other) == list(pieces) and all(other[n].shape == p.shape and other[n].dtype == p.dtype for n, p in pieces.items())
+    assert all(torch.allclose(own[n].s, again[n].s, atol=1e-5) for n in own) and abs(alignment(symmetry.spec, own, again).total()[0]) < 0.1
+    assert all(torch.equal(other[n].sort().values, p.sort().values) for n, p in pieces.items() if n not in own)
