@@ -192,11 +192,3 @@ def places_of_bits(d_mlp: int, n_planes: int) -> np.ndarray:
     """Where the bits of a layer's code stand among its padded bytes, int64 [n_planes · d_mlp]."""
     padded = 64 * -(-d_mlp // 64)
     return np.concatenate([p * padded + np.arange(d_mlp) for p in range(n_planes)])
-
-
-def untrained(model: Model, seed: int) -> Model:
-    """A network of the same shape with the weights that training would start from."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        module = type(model.module)(model.config).to(model.module.dtype).to(model.device).eval().requires_grad_(False)
-    return Model(module, model.tokenizer, model.layout, model.written + ", untrained")

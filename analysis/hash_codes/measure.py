@@ -9,12 +9,13 @@ import pyarrow as pa
 import torch
 
 from analysis.hash_codes import attention, probing, sparsity
-from analysis.hash_codes.coding import Coded, coded, layers_of, of_units, places_of_bits, units_of, untrained
+from analysis.hash_codes.coding import Coded, coded, layers_of, of_units, places_of_bits, units_of
 from analysis.hash_codes.passage import neighbours_of, query_of
 from kernels import hamming
 from metrics.code_probes import NEIGHBOURS
 from models.progress import Stage
 from models.refusal import NotApplicable, Refused
+from models.untrained import untrained
 
 LOOKED = 8  # layers that are probed; a deeper model's are evenly spaced
 STORED = 48 << 20  # bytes of codes kept to be compared with another model's

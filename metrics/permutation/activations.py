@@ -40,9 +40,13 @@ class CrossMoments:
         """E[a bᵀ] [n, m]."""
         return self.product / self.n
 
+    def covariance(self) -> torch.Tensor:
+        """Population covariance [n, m]."""
+        return self.product / self.n - torch.outer(self.a, self.b) / self.n**2
+
     def correlation(self) -> torch.Tensor:
         """Pearson's r [n, m]; 0 where one side never changes."""
-        covariance = self.product / self.n - torch.outer(self.a, self.b) / self.n**2
+        covariance = self.covariance()
         sizes = [(square / self.n - (total / self.n) ** 2).clamp(min=0).sqrt() for square, total in ((self.aa, self.a), (self.bb, self.b))]
         still = [s <= 1e-9 * (square / self.n).sqrt().clamp(min=1e-300) for s, square in zip(sizes, (self.aa, self.bb))]
         r = covariance / torch.outer(*(s.clamp(min=1e-300) for s in sizes))
