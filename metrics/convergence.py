@@ -1,7 +1,7 @@
 """Three ways to line up the units of two networks that read the same tokens, after Li, Yosinski, Clune, Lipson & Hopcroft, “Convergent
 Learning: Do different neural networks learn the same representations?” (ICLR 2016, arXiv 1511.07543): one partner each (a bipartite
 matching, beside the best partner for each with repeats), a few units of one that predict a unit of the other (lasso), and groups of
-units of both that belong together (spectral co-clustering).
+units of both that belong together (spectral clustering of the bipartite graph).
 
 Everything is decided on the statistics of one part of the text and measured on those of another, because the best of many
 correlations is high by luck.
@@ -73,9 +73,12 @@ def _order(path: tuple, most: int) -> np.ndarray:
 
 
 def groups(r: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The group, 0 … k − 1, of each unit of A, int64 [n], and of B [m], by spectral co-clustering of |r| (Dhillon 2001, the normalised cut of
-    the bipartite graph); −1 for units without any correlation. Groups are numbered from the largest down."""
-    from sklearn.cluster import SpectralCoclustering
+    """The group, 0 … k − 1, of each unit of A, int64 [n], and of B [m]; −1 for units without any correlation, numbered from the largest group down.
+
+    Spectral clustering of the bipartite graph with weights |r|: the k first singular vectors of D_A^−½ |r| D_B^−½ place the units of both
+    networks in one space, rows to length one (Dhillon 2001; Ng, Jordan & Weiss 2001), k-means groups them.
+    """
+    from sklearn.cluster import KMeans
 
     weight = np.abs(r)
     rows, columns = np.flatnonzero(weight.sum(1) > 0), np.flatnonzero(weight.sum(0) > 0)
@@ -83,14 +86,14 @@ def groups(r: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     k = min(k, len(rows), len(columns))
     if k == 0:
         return a, b
-    if k == 1:
-        a[rows], b[columns] = 0, 0
-        return a, b
-    found = SpectralCoclustering(n_clusters=k, svd_method="arpack" if min(len(rows), len(columns)) > 2 * k else "randomized", random_state=seed).fit(weight[np.ix_(rows, columns)])
-    sizes = np.bincount(found.row_labels_, minlength=k) + np.bincount(found.column_labels_, minlength=k)
+    weight = weight[np.ix_(rows, columns)]
+    u, _, v = np.linalg.svd(weight / np.sqrt(np.outer(weight.sum(1), weight.sum(0))), full_matrices=False)
+    places = np.concatenate([u[:, :k], v[:k].T])
+    places /= np.maximum(np.linalg.norm(places, axis=1, keepdims=True), 1e-12)
+    found = KMeans(k, n_init=10, random_state=seed).fit_predict(places)
     rank = np.empty(k, np.int64)
-    rank[np.argsort(-sizes, kind="stable")] = np.arange(k)
-    a[rows], b[columns] = rank[found.row_labels_], rank[found.column_labels_]
+    rank[np.argsort(-np.bincount(found, minlength=k), kind="stable")] = np.arange(k)
+    a[rows], b[columns] = rank[found[: len(rows)]], rank[found[len(rows) :]]
     return a, b
 
 

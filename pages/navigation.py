@@ -24,6 +24,7 @@ page = st.navigation(
                      st.Page("feature_survival.py", title="Which features did the compression lose?"),
                      st.Page("compression_report.py", title="What did the compression change inside?")],
         "Align and merge": [st.Page("singular_alignment.py", title="Are two networks the same one with its units renamed?"),
+                            st.Page("convergent_learning.py", title="Do two networks learn the same units?"),
                             st.Page("merging.py", title="What does a merge keep of its parents?"),
                             st.Page("alignment_lab.py", title="Are two perceptrons trained apart the same one?")],
         "Checkpoints": [st.Page("checkpoints.py", title="What is in this checkpoint, and can it be trusted?")],
