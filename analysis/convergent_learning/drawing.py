@@ -166,7 +166,7 @@ def inside(r, i: int, theme: Theme) -> go.Figure:
                              error_y=dict(type="data", symmetric=False, array=r.inside_high[i, here] - low, arrayminus=np.zeros(len(here)), thickness=1.5, width=0, color=theme.null_line),
                              hovertemplate="random groups: %{y:.3f}<extra></extra>"))
     for k, (word, color, mark) in enumerate((("within A", theme.a, "circle-open"), ("within B", theme.b, "diamond-open"), ("between", theme.more[0], "square"))):
-        fig.add_trace(go.Scatter(x=x, y=r.inside[i, here, k], mode="markers", marker=dict(symbol=mark, size=8, color=color, line=dict(width=1.5)), name=word, hovertemplate=f"{word}: %{{y:.3f}}<extra></extra>"))
+        fig.add_trace(go.Scatter(x=x, y=r.inside[i, here, k], mode="markers", marker=dict(symbol=mark, size=8, color=color, line=dict(width=0 if k == 2 else 1.5)), name=word, hovertemplate=f"{word}: %{{y:.3f}}<extra></extra>"))
     signs = f'<span style="color:{theme.a}">○</span> within A  <span style="color:{theme.b}">◇</span> within B  <span style="color:{theme.more[0]}">■</span> between  <span style="color:{theme.null_line}">━</span> at random'
     plots.note(fig, theme, signs, 0.0, 1.0, color=theme.text, xanchor="left", yanchor="bottom", yshift=4)
     return fig
