@@ -63,7 +63,7 @@ class Params:
     sparsity_sequences: int = param(16, "Sequences with masked units", low=1, high=10_000, unit="sequences")
     attention_sequences: int = param(8, "Sequences with attention", low=1, high=10_000, unit="sequences")
     keys: int = param(8, "Keys found by attention codes", low=1, high=512)
-    bits: Literal[8, 16, 32, 64, 128, 256] = param(64, "Bits of attention codes", display=True)
+    bits: Literal[8, 16, 32, 64, 128, 256] = param(64, "Bits of attention codes", display=True, slider=True, help="Changes the view of attention only; nothing is computed again.")
     seed: int = param(0, "Seed", low=0, high=10**6)
 
 

@@ -69,7 +69,8 @@ def folded(f, kind, value: Any, disabled: bool = False, write: Callable | None =
     if kind is bool:
         _toggle(f, value, disabled)
     elif typing.get_origin(kind) is Literal:
-        st.selectbox(
+        draw = st.select_slider if f.metadata.get("slider") else st.selectbox
+        draw(
             _label(f), [write_value(v) for v in typing.get_args(kind)], key=seed(f"param_{f.name}", write_value(value)), disabled=disabled,
             help=f.metadata.get("help") or None, on_change=_store, args=(f"param_{f.name}", f.name, write_value(f.default)),
         )
