@@ -12,6 +12,7 @@ from analysis.hash_codes import attention, coding, probing, sparsity, tables, wo
 from analysis.theme import THEMES
 from cache.codec import decode, encode
 from cache.store import Store
+from jobs.progress import keep, kept
 from metrics import codes
 from models.corpus import Tokens
 from models.progress import Quiet
@@ -324,6 +325,63 @@ def test_models_of_other_shapes_are_not_compared():
 # the whole
 
 
+class Cut(Exception):
+    pass
+
+
+class Interrupted:
+    """Progress that keeps every state through its file form and stops at a step."""
+
+    def __init__(self, folder, stop, name="whole", count=None):
+        self.folder, self.stop, self.name, self.said = folder, stop, name, [] if count is None else count
+
+    def save(self, state, force=False):
+        keep(self.folder / f"{self.name}.safetensors", state)
+
+    def saved(self):
+        return kept(self.folder / f"{self.name}.safetensors")
+
+    def part(self, key):
+        return Interrupted(self.folder, self.stop, key, self.said)
+
+    def step(self, i, n, message="", live=None):
+        assert 0 <= i <= n
+        self.said.append(message)
+        if len(self.said) == self.stop:
+            raise Cut
+
+
+def test_a_run_that_was_cut_off_goes_on_where_it_was(tmp_path):
+    """Wherever it was cut, the resumed result is the uninterrupted one to the bit, and stages that were done are not done again."""
+    params, model, labels = replace(PARAMS, sparsity_sequences=10, attention_sequences=3), model_of("gpt2", n_layers=2), {"strand": np.array(["x", "y"] * 12)}
+    text = labelled(model, labels, n_sequences=24)
+    whole = Interrupted(tmp_path, 0)
+    wanted = encode(subject.compute((text,), params, whole))
+    (tmp_path / "whole.safetensors").unlink()
+    masking, attention_ = (next(i for i, m in enumerate(whole.said) if word in m) for word in ("masking", "attention"))
+    for stop in (2, masking + 20, attention_ + 2):
+        folder = tmp_path / str(stop)
+        folder.mkdir()
+        with pytest.raises(Cut):
+            subject.compute((text,), params, Interrupted(folder, stop))
+        again = Interrupted(folder, 0)
+        found = encode(subject.compute((text,), params, again))
+        assert found[2] == wanted[2] and all(np.array_equal(found[0][n], wanted[0][n], equal_nan=True) for n in wanted[0]) and all(found[1][n].equals(wanted[1][n]) for n in wanted[1])
+        assert len(again.said) <= len(whole.said) + 2 - (0 if stop == 2 else 16), (stop, again.said)
+        assert stop == 2 or not any("what block" in m for m in again.said)
+
+
+def test_why_attention_is_missing_is_said():
+    """Other attention than torch's fused one cannot be read, and texts too short ask for no keys: the answer says so."""
+    model = model_of("gpt2", n_layers=2)
+    model.module.set_attn_implementation("eager")
+    r = computed(model)
+    assert r.recall.size == 0 and "Attention is not shown: Queries and keys are read where" in subject.answer([run("A", r)])
+    assert "attention" not in [c.name for c in subject.figures([run("A", r)])] and len(subject.headlines([run("A", r)])) == 2
+    short = computed(model_of("gpt2", n_layers=2), replace(PARAMS, keys=40))
+    assert "Attention of B is not shown: No token of the text sees 80 keys" in subject.answer([run("A", computed(model_of("gpt2", n_layers=2))), run("B", short)])
+
+
 def test_every_figure_in_both_themes(pair, tmp_path):
     store = Store(tmp_path, 1 << 30)
     for runs in (pair[:1], pair):
@@ -344,6 +402,9 @@ def test_a_text_without_labels_says_so():
     assert r.label == "" and "no label" in subject.answer([run("A", r)]) and "probes" not in [c.name for c in subject.figures([run("A", r)])]
     with pytest.raises(Refused, match="no label “colour”"):
         computed(model_of("gpt2"), replace(PARAMS, label="colour"))
+    for labels, said in (({"topic": np.array([f"t{i}" for i in range(20)])}, "20 different values .* 0 of them on at least four of its 20 sequences"), ({"topic": np.array(["one"] * 19 + [""])}, "1 different value in .* 1 of them")):
+        with pytest.raises(Refused, match=said):
+            computed(model_of("gpt2"), replace(PARAMS, label="topic"), labels)
     with pytest.raises(Refused, match="Row 99"):
         computed(model_of("gpt2"), replace(PARAMS, row=99))
     with pytest.raises(Refused, match="Block 9"):

@@ -52,11 +52,12 @@ def top(scores: torch.Tensor, k: int, generator: torch.Generator | None = None) 
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, chosen, True) & ~future
 
 
-def recall(model: Model, ids: torch.Tensor, keep: torch.Tensor, k: int, seed: int, progress=None) -> dict[str, np.ndarray]:
+def recall(model: Model, ids: torch.Tensor, keep: torch.Tensor, k: int, seed: int, progress) -> dict[str, np.ndarray]:
     """recall and mass float64 [method, bits, layer, head], chance float, true_mass [layer, head], by_sequence [method, bits, sequence].
 
     Recall is the share of the true k found, mean over queries that see at least 2k keys; mass the attention weight on the keys found.
-    Coordinates have d_head bits only, so they fill one column. Tokens outside `keep` ask nothing; they stand on the right.
+    Coordinates have d_head bits only, so they fill one column. Tokens outside `keep` ask nothing; they stand on the right. Resumes
+    after the last sequence that was finished.
     """
     h, length = heads(model.config), ids.shape[1]
     n, asks = len(METHODS), torch.arange(length) >= 2 * k - 1
@@ -64,7 +65,10 @@ def recall(model: Model, ids: torch.Tensor, keep: torch.Tensor, k: int, seed: in
         raise NotApplicable(f"No token of the text sees {2 * k} keys, so {k} of them cannot be chosen; ask for fewer keys or longer sequences.")
     found = np.zeros((2, n, len(BITS), model.n_layers, h.n_heads))
     true_mass, by_sequence = np.zeros((model.n_layers, h.n_heads)), np.full((n, len(BITS), len(ids)), np.nan)
-    total, chance, at = 0, 0.0, [0]
+    total, chance, at, first = 0, 0.0, [0], 0
+    if kept := progress.saved():
+        first, total, chance = int(kept["done"]), int(kept["total"]), float(kept["chance"])
+        found, true_mass, by_sequence = (np.array(kept[name]) for name in ("found", "true_mass", "by_sequence"))
 
     def see(layer: int, q: torch.Tensor, key: torch.Tensor) -> None:
         q, key = q[0].float(), key[0].float()
@@ -86,14 +90,13 @@ def recall(model: Model, ids: torch.Tensor, keep: torch.Tensor, k: int, seed: in
                 by_sequence[m, b, at[0]] = np.nansum([by_sequence[m, b, at[0]], float(hits.mean()) / model.n_layers])
 
     with seeing(model, see), torch.inference_mode():
-        for s in range(len(ids)):
-            if progress is not None:
-                progress.step(s, len(ids), f"attention, sequence {s + 1} of {len(ids)}")
+        for s in range(first, len(ids)):
+            progress.step(s, len(ids), f"attention, sequence {s + 1} of {len(ids)}")
             here = asks & keep[s]
-            if not bool(here.any()):
-                continue
-            at[0] = s
-            total += int(here.sum())
-            chance += float((k / (torch.nonzero(here)[:, 0] + 1)).sum())
-            model.module.get_submodule(model.layout.base)(input_ids=ids[s : s + 1].to(model.device), use_cache=False)
+            if bool(here.any()):
+                at[0] = s
+                total += int(here.sum())
+                chance += float((k / (torch.nonzero(here)[:, 0] + 1)).sum())
+                model.module.get_submodule(model.layout.base)(input_ids=ids[s : s + 1].to(model.device), use_cache=False)
+            progress.save(dict(done=s + 1, total=total, chance=chance, found=found, true_mass=true_mass, by_sequence=by_sequence))
     return dict(recall=found[0] / total, mass=found[1] / total, true_mass=true_mass / total, chance=np.float64(chance / total), by_sequence=by_sequence, n_queries=total)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from analysis.hash_codes import attention, probing, sparsity
-from analysis.hash_codes.coding import Coded, coded, layers_of, of_units, places_of_bits, units_of
+from analysis.hash_codes.coding import Coded, Units, coded, fresh, layers_of, of_units, places_of_bits, planes_of, units_of
 from analysis.hash_codes.passage import neighbours_of, query_of
 from kernels import hamming
 from metrics.code_probes import NEIGHBOURS
@@ -89,56 +89,88 @@ def compute(captures, params, progress) -> Result:
     counted[:, 0] = False  # BOS, or the first token: the same for many sequences
     if not bool(counted.any()):
         raise Refused("No token is left to code beyond the first of each sequence; ask for longer sequences.")
+    done = progress.saved() or {}
+
+    def once(name: str, work) -> dict:
+        """What a stage found, kept for a run that is cut off after it."""
+        if name not in done:
+            done[name] = work()
+            progress.save(done, force=True)
+        return done[name]
+
     with capture.model() as model, torch.no_grad():
         layers = layers_of(model)
         looked = tuple(layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, min(LOOKED, len(layers))).round().astype(int)))
         units = units_of(params.unit, tokens.ids, counted.numpy(), params.units, params.seed)
-        text = np.where(tokens.keep, tokens.ids, -1)
         label, classes = probing.label_of(tokens.labels, params.label, units.sequence)
-        split = probing.halves(units, classes, params.seed) if label else None
+        if params.label and not label:
+            raise Refused(probing.unusable(tokens.labels, params.label, units.sequence))
+        text = _Text(tokens, ids, counted, units, np.where(tokens.keep, tokens.ids, -1), classes, probing.halves(units, classes, params.seed) if label else None, layers, looked)
         query = query_of(model, params, tokens)
-        with coded(model, ids, counted, params, units, looked if split else (), hyper=True, progress=Stage(progress, 0, 0.3)) as of:
-            own = _own_codes(of, units, counted.numpy())
-            found = _rows(params, of, own, {"sign codes": of.signs, "random hyperplanes": of.hyper}, units, text, counted.numpy(), classes, split, looked, Stage(progress, 0.3, 0.45))
-            neighbours, row_codes = neighbours_of(model, params, of, own, query, units, tokens, counted.numpy())
-            raw = {i: r for i, r in zip(of.layers, of.raw) if r is not None}
-            for i, x in raw.items():
-                found[1].extend(probing.probe_rows(i, "pre-activations", x, units, classes, split, params.seed, None))
-            on, near, planes = of.planes_on, of.near, of.planes
-            nearest = np.stack([_nearest(np.concatenate(own[s], 1)) for s in ("sign codes", "random hyperplanes")])
-            stored = max(min(len(units.flat), STORED // max(sum(c.shape[1] for c in own["sign codes"]), 1)), 1)
-            kept = np.stack(own["sign codes"], 1)[:stored]
-        with coded(untrained(model, params.seed), ids, counted, params, layers=layers, progress=Stage(progress, 0.45, 0.55)) as of:
-            more = _rows(params, of, {"untrained network": [of_units(s, units, counted.numpy()) for s in of.signs]}, {"untrained network": of.signs}, units, text, counted.numpy(), classes, split, looked, Stage(progress, 0.55, 0.6))
-        if split:
-            found[1].extend(_controls(params, own, units, classes, split, looked, layers))
-        predictor, damage = _sparsity(model, layers, ids, counted, params, Stage(progress, 0.6, 0.9))
-        seen, note = _attention(model, ids, keep, params, Stage(progress, 0.9, 1))
+        own = once("codes", lambda: _codes(model, params, text, query, Stage(progress, 0, 0.45)))
+        bare = once("untrained", lambda: _untrained(model, params, text, Stage(progress, 0.45, 0.6)))
+        sparse = once("sparsity", lambda: _sparsity(model, layers, ids, counted, params, Stage(progress, 0.6, 0.9)))
+        seen = once("attention", lambda: _attention(model, ids, keep, params, Stage(progress, 0.9, 1)))
         activation = next((getattr(model.config, f) for f in ("activation_function", "hidden_activation", "hidden_act") if getattr(model.config, f, None)), "")
-        used = np.unique(np.concatenate([tokens.ids[tokens.keep], neighbours.ids[neighbours.ids >= 0], query.ids]))
-        texts = tuple(model.tokenizer.decode([int(i)]) for i in used)
+        planes, on, stored = planes_of(model, params.up), own["on"], len(own["kept"])
+        used = np.unique(np.concatenate([tokens.ids[tokens.keep], own["neighbours"]["ids"][own["neighbours"]["ids"] >= 0], query.ids]))
         return Result(
             "mlp_pre" if planes == ("pre",) else "mlp_pre (gate)" + (" and mlp_up" if len(planes) > 1 else ""), planes, str(model.module.dtype).removeprefix("torch."), str(activation),
-            str(activation) == "relu" and len(planes) == 1 and planes[0] == "pre", model.n_layers, on.shape[2], np.array(layers), np.array(looked), params.unit, len(units.flat), int(counted.sum()),
-            int(_fresh_rows(text, counted.numpy()).sum()), on, near, probing.table(found[0] + more[0]), label, _names(tokens, label, classes), probing.table(found[1] + more[1]),
-            kept, units.sequence[:stored], units.position[:stored], tokens.ids.reshape(-1)[units.flat[:stored]], nearest, row_codes, query.ids, vars(neighbours), used, texts,
-            predictor.told, predictor.base, predictor.small, probing.table(damage), **seen, attention_note=note,
+            str(activation) == "relu" and planes == ("pre",), model.n_layers, on.shape[2], np.array(layers), np.array(looked), params.unit, len(units.flat), int(counted.sum()),
+            int(fresh(text.read, counted.numpy()).sum()), on, own["near"], probing.table(own["redundancy"] + bare["redundancy"]), label, _names(tokens, label, classes), probing.table(own["probes"] + bare["probes"]),
+            own["kept"], units.sequence[:stored], units.position[:stored], tokens.ids.reshape(-1)[units.flat[:stored]], own["nearest"], own["row_codes"], query.ids, own["neighbours"], used,
+            tuple(model.tokenizer.decode([int(i)]) for i in used), sparse["told"], sparse["base"], sparse["small"], probing.table(sparse["damage"]), **seen,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Text:
+    """What is coded: tokens with their labels, ids and counted [sequence, position], the units, ids with −1 on padding, the class of
+    each sequence, the split of units for probes (None without a label), all layers and those looked at."""
+
+    tokens: object
+    ids: torch.Tensor
+    counted: torch.Tensor
+    units: Units
+    read: np.ndarray
+    classes: np.ndarray
+    split: tuple | None
+    layers: tuple
+    looked: tuple
+
+
+def _codes(model, params, text: _Text, query, progress) -> dict:
+    """All that is read off the model's own codes, their hyperplanes and the pre-activations."""
+    counted, units = text.counted.numpy(), text.units
+    with coded(model, text.ids, text.counted, params, units, text.looked if text.split else (), hyper=True, progress=Stage(progress, 0, 0.67)) as of:
+        own = _own_codes(of, units, counted)
+        redundancy, probes = _rows(params, of, own, {"sign codes": of.signs, "random hyperplanes": of.hyper}, text, Stage(progress, 0.67, 1))
+        neighbours, row_codes = neighbours_of(model, params, of, own, query, units, text.tokens, counted)
+        if text.split:
+            for i, x in zip(of.layers, of.raw):
+                probes += [] if x is None else probing.probe_rows(i, "pre-activations", x, units, text.classes, text.split, params.seed, None)
+            probes += _controls(params, own, text)
+        nearest = np.stack([_nearest(np.concatenate(own[s], 1)) for s in ("sign codes", "random hyperplanes")])
+        stored = max(min(len(units.flat), STORED // max(sum(c.shape[1] for c in own["sign codes"]), 1)), 1)
+        return dict(on=of.planes_on, near=of.near, redundancy=redundancy, probes=probes, neighbours=vars(neighbours), row_codes=row_codes, nearest=nearest, kept=np.stack(own["sign codes"], 1)[:stored])
+
+
+def _untrained(model, params, text: _Text, progress) -> dict:
+    """R and probes of an untrained network of the same shape."""
+    with coded(untrained(model, params.seed), text.ids, text.counted, params, layers=text.layers, progress=Stage(progress, 0, 0.67)) as of:
+        codes = {"untrained network": [of_units(s, text.units, text.counted.numpy()) for s in of.signs]}
+        redundancy, probes = _rows(params, of, codes, {"untrained network": of.signs}, text, Stage(progress, 0.67, 1))
+    return dict(redundancy=redundancy, probes=probes)
 
 
 def _own_codes(of: Coded, units, counted: np.ndarray) -> dict[str, list]:
     return {"sign codes": [of_units(s, units, counted) for s in of.signs], "random hyperplanes": [of_units(s, units, counted) for s in of.hyper]}
 
 
-def _fresh_rows(text: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    from analysis.hash_codes.coding import fresh
-
-    return fresh(text, counted)
-
-
-def _rows(params, of: Coded, own: dict, per_token: dict, units, text, counted, classes, split, looked, progress) -> tuple[list, list]:
+def _rows(params, of: Coded, own: dict, per_token: dict, text: _Text, progress) -> tuple[list, list]:
     """Redundancy and probes of each source, for every layer looked at and for all of them side by side."""
-    new, r_rows, p_rows = _fresh_rows(text, counted), [], []
+    counted, units, classes, split, looked = text.counted.numpy(), text.units, text.classes, text.split, text.looked
+    new, r_rows, p_rows = fresh(text.read, counted), [], []
     if units.kind == "token":
         groups = {"all": np.flatnonzero(counted.reshape(-1)), "without shared prefixes": np.flatnonzero(new.reshape(-1))}
     else:
@@ -162,12 +194,12 @@ def _rows(params, of: Coded, own: dict, per_token: dict, units, text, counted, c
     return r_rows, p_rows
 
 
-def _controls(params, own: dict, units, classes, split, looked, layers) -> list[dict]:
+def _controls(params, own: dict, text: _Text) -> list[dict]:
     """Chance twice: the most frequent class, and the codes themselves against labels dealt out anew."""
-    together = np.concatenate([own["sign codes"][layers.index(i)] for i in looked], 1)
-    dealt = probing.shuffled(classes, params.seed)
-    rows = probing.probe_rows(probing.ALL, "shuffled labels", together, units, dealt, probing.halves(units, dealt, params.seed), params.seed, together.shape[1] * 8)
-    return rows + probing.chance_rows(units, classes, split, params.seed)
+    together = np.concatenate([own["sign codes"][text.layers.index(i)] for i in text.looked], 1)
+    dealt = probing.shuffled(text.classes, params.seed)
+    rows = probing.probe_rows(probing.ALL, "shuffled labels", together, text.units, dealt, probing.halves(text.units, dealt, params.seed), params.seed, together.shape[1] * 8)
+    return rows + probing.chance_rows(text.units, text.classes, text.split, params.seed)
 
 
 def _nearest(codes: np.ndarray) -> np.ndarray:
@@ -186,7 +218,7 @@ def _names(tokens, label: str, classes: np.ndarray) -> tuple:
     return tuple(str(values[np.flatnonzero(classes == c)[0]]) for c in range(classes.max() + 1))
 
 
-def _sparsity(model, layers, ids, counted, params, progress):
+def _sparsity(model, layers, ids, counted, params, progress) -> dict:
     """Fit on the first half of the sequences, score on the second, mask on the first of those."""
     half = max(len(ids) // 2, 1)
     rest = slice(half, None) if len(ids) > 1 else slice(0, 1)
@@ -194,13 +226,15 @@ def _sparsity(model, layers, ids, counted, params, progress):
         raise Refused("The text is too short to fit the sign predictor on one half and to test it on the other; ask for more sequences.")
     predictor = sparsity.fitted(model, layers, (ids[:half], counted[:half]), (ids[rest], counted[rest]), params, Stage(progress, 0, 0.3))
     few = slice(rest.start, rest.start + params.sparsity_sequences)
-    return predictor, sparsity.damage(model, predictor, ids[few], counted[few], params, progress, 300, 1000)
+    damage = sparsity.damage(model, predictor, ids[few], counted[few], params, Stage(progress, 0.3, 1).part("masking"))
+    return dict(told=predictor.told, base=predictor.base, small=predictor.small, damage=damage)
 
 
-def _attention(model, ids, keep, params, progress) -> tuple[dict, str]:
+def _attention(model, ids, keep, params, progress) -> dict:
     """On the longest sequences; empty arrays and the reason where attention cannot be read."""
     longest = np.sort(np.argsort(-keep.sum(1).numpy(), kind="stable")[: params.attention_sequences])
     try:
-        return attention.recall(model, ids[longest], keep[longest], params.keys, params.seed, progress), ""
+        return dict(attention.recall(model, ids[longest], keep[longest], params.keys, params.seed, progress.part("attention")), attention_note="")
     except NotApplicable as why:
-        return dict(recall=np.zeros((0, 0, 0, 0)), mass=np.zeros((0, 0, 0, 0)), true_mass=np.zeros((0, 0)), chance=float("nan"), by_sequence=np.zeros((0, 0, 0)), n_queries=0), str(why)
+        none = lambda axes: np.zeros((0,) * axes)
+        return dict(recall=none(4), mass=none(4), true_mass=none(2), chance=float("nan"), by_sequence=none(3), n_queries=0, attention_note=str(why))

@@ -43,6 +43,14 @@ def label_of(labels: dict[str, np.ndarray], wanted: str, sequences: np.ndarray) 
     return "", none
 
 
+def unusable(labels: dict[str, np.ndarray], wanted: str, sequences: np.ndarray) -> str:
+    """Why `label_of` finds no classes in a label that was asked for: what was found, what is expected."""
+    values, counts = np.unique(labels[wanted].astype(str)[np.unique(sequences)], return_counts=True)
+    often = int(((counts >= 4) & (values != "")).sum())
+    found = f"The label “{wanted[:40]}” has {(n := int((values != '').sum())):,} different value{'s' * (n != 1)} in this text, {often:,} of them on at least four of its {counts.sum():,} sequences"
+    return f"{found}; probes need 2 to {MOST_CLASSES} such values. " + ("Read more sequences, or choose another label." if often < 2 else "Choose a label with fewer values.")
+
+
 def halves(units: Units, classes: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(units to learn from, units to be asked): whole sequences on one side, half of the sequences of every class on each."""
     learn = np.zeros(len(classes), bool)

@@ -169,25 +169,29 @@ def masking(model: Model, predictor: Predictor, cut: float, condition: str, thre
         yield
 
 
-def damage(model: Model, predictor: Predictor, ids: torch.Tensor, keep: torch.Tensor, params, progress, first: int, total: int) -> list[dict]:
-    """KL(model ‖ model with units masked), nats per token, for every condition and cut; 95 % intervals over sequences."""
+def damage(model: Model, predictor: Predictor, ids: torch.Tensor, keep: torch.Tensor, params, progress) -> list[dict]:
+    """KL(model ‖ model with units masked), nats per token, for every condition and cut; 95 % intervals over sequences. Resumes after
+    the last eight sequences that were finished."""
     plans = [(c, k) for c in CONDITIONS[:3] for k in CUTS] + [(CONDITIONS[3], float("nan"))]
-    sums, shares = {p: np.zeros(len(ids)) for p in plans}, {p: [] for p in plans}
+    kept = progress.saved() or dict(done=0, sums=np.zeros((len(plans), len(ids))), shares=np.zeros((len(plans), 2), np.int64))
+    first, sums, shares = int(kept["done"]), np.array(kept["sums"]), np.array(kept["shares"])
     counts = keep.sum(1).double().numpy()
     size = 8
-    for lo in range(0, len(ids), size):
+    for lo in range(first, len(ids), size):
         part, here = ids[lo : lo + size], keep[lo : lo + size]
         sequence = torch.arange(len(part))[:, None].expand_as(part)[here]
         clean = model.logits(part)[here.to(model.device)].float().cpu()
-        for n, plan in enumerate(plans):
-            progress.step(first + (lo // size * len(plans) + n) * (total - first) // (-(-len(ids) // size) * len(plans)), total, f"masking: {plan[0]}")
-            with masking(model, predictor, plan[1], plan[0], params.threshold, params.seed + lo, shares[plan]):
-                masked = model.logits(part)[here.to(model.device)].float().cpu()
-            kl = token_divergence(clean, masked, torch.zeros(len(clean), dtype=torch.int64))[:, KL : KL + 1]
-            sums[plan][lo : lo + len(part)] = per_sequence(kl, sequence, len(part))[:, 0].numpy()
+        for n, (condition, cut) in enumerate(plans):
+            progress.step(lo // size * len(plans) + n, -(-len(ids) // size) * len(plans), f"masking: {condition}")
+            masked: list = []
+            with masking(model, predictor, cut, condition, params.threshold, params.seed + lo, masked):
+                logits = model.logits(part)[here.to(model.device)].float().cpu()
+            kl = token_divergence(clean, logits, torch.zeros(len(clean), dtype=torch.int64))[:, KL : KL + 1]
+            sums[n, lo : lo + len(part)] = per_sequence(kl, sequence, len(part))[:, 0].numpy()
+            shares[n] += np.sum(masked, 0, dtype=np.int64) if masked else 0
+        progress.save(dict(done=lo + size, sums=sums, shares=shares))
     rows = []
-    for (condition, cut), s in sums.items():
-        mean, low, high = ratio_interval(s, counts, seed=params.seed)
-        masked, of = np.sum(shares[condition, cut], 0) if shares[condition, cut] else (0, 1)
-        rows.append(dict(condition=condition, cut=None if cut != cut else cut, masked_share=float(masked / of), kl=float(mean), low=float(low), high=float(high), n_tokens=int(counts.sum())))
+    for (condition, cut), of, (off, every) in zip(plans, sums, shares):
+        mean, low, high = ratio_interval(of, counts, seed=params.seed)
+        rows.append(dict(condition=condition, cut=None if cut != cut else cut, masked_share=float(off / max(every, 1)), kl=float(mean), low=float(low), high=float(high), n_tokens=int(counts.sum())))
     return rows

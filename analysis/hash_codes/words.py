@@ -55,6 +55,7 @@ def masked(r, condition: str, cut) -> dict:
 def answer(runs) -> str:
     a, *others = runs
     text = [_known(a.result), _sparse(a.result)]
+    text += [f"Attention{f' of {run.label}' if others else ''} is not shown: {run.result.attention_note}" for run in runs if run.result.attention_note]
     if others:
         text.append(_against(a.result, others[0].result))
     return " ".join(text)
