@@ -278,6 +278,14 @@ def _columns(rows: list[dict]) -> dict[str, np.ndarray]:
     return {name: np.asarray([row.get(name, "") for row in rows]) for name in names}
 
 
+def label_names(source: str, home: Path, among: int = 200) -> tuple[str, ...]:
+    """Names of the labels that the first documents of a text have; of a hub's text, which would have to be fetched, none."""
+    if source.startswith("hub/") or source == UNIFORM:
+        return ()
+    documents = islice(read_documents(Corpus(source, n_sequences=among), home), among)
+    return tuple(sorted({name for document in documents for name in document.labels}))
+
+
 def register_text(path: Path, home: Path) -> str:
     """Bind a local file of text, JSON, JSONL, CSV, TSV or Parquet, or a folder that `datasets` saved, to an alias; returns the corpus source
     `text/<alias>`. Read to its end once, to refuse early."""

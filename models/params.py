@@ -14,10 +14,12 @@ from typing import Any, Literal
 from models.refusal import Refused
 
 
-def param(default, label: str, *, help: str = "", first: bool = False, low=None, high=None, unit: str = "", display: bool = False, slider: bool = False):
+def param(default, label: str, *, help: str = "", first: bool = False, low=None, high=None, unit: str = "", display: bool = False, slider: bool = False,
+          labels: bool = False):
     """A field of Params. `first`: shown in the run bar, not folded under More. `display`: changes figures only and is
-    no part of the key, so moving it never computes again. `slider`: the values of a Literal, in order, on a slider under More."""
-    return field(default=default, metadata=dict(label=label, help=help, first=first, low=low, high=high, unit=unit, display=display, slider=slider))
+    no part of the key, so moving it never computes again. `slider`: the values of a Literal, in order, on a slider under More. `labels`: the
+    name of one of the text's labels; those it has are offered under More."""
+    return field(default=default, metadata=dict(label=label, help=help, first=first, low=low, high=high, unit=unit, display=display, slider=slider, labels=labels))
 
 
 def fields_of(params_class) -> list[tuple[dataclasses.Field, Any]]:

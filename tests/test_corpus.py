@@ -82,6 +82,7 @@ def test_registered_file_and_its_fingerprint(tmp_path, home, tokenizer):
     corpus = parse(f"{source}:1x4:nobos")
     tokens = corpus.tokens_for(tokenizer, home)
     assert tokens.ids.tolist() == [[4, 5, 6, 7]] and tokens.labels["who"].tolist() == ["me"]
+    assert corpora.label_names(source, home) == ("who",) and corpora.label_names("hub/a/b", home) == ()
     before = corpus.content_fingerprint(home)
     file.write_text('{"text": "a"}\n')
     register_text(file, home)

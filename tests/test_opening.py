@@ -6,7 +6,8 @@ from hostile import small
 from jobs import client
 from models import checkpoints, shelf
 from pages.shared import room
-from tests.test_pages import app, button, words  # noqa: F401  app is a fixture
+from tests.conftest import REPO
+from tests.test_pages import app, button, slow, words  # noqa: F401  app and slow are fixtures
 
 
 @pytest.fixture
@@ -67,3 +68,29 @@ def test_sequences_longer_than_the_context_are_cut_by_one_click(app, folder, hom
     assert "longer than the context" in words(test)
     button(test, "shorter").click().run()
     assert not test.exception and "x32" in link(test, "corpus") and "longer than the context" not in words(test)
+
+
+def test_a_labelled_text_is_opened_chosen_and_a_bad_one_refused(home, tmp_path, slow):
+    """On the page of hash codes: the slice stays (a document a sequence), its labels are offered, the choice is in the link; ordered
+    bits stand on a slider."""
+    from streamlit.testing.v1 import AppTest
+
+    bad, good = tmp_path / "bad.jsonl", tmp_path / "moods.jsonl"
+    bad.write_text('{"text": "a", "mood": "gay"}\n{"mood": "sad"}\n')
+    good.write_text("".join(f'{{"text": "the day was {mood} {i}", "mood": "{mood}", "page": {i}}}\n' for i in range(20) for mood in ("gay", "sad")))
+    test = AppTest.from_file(str(REPO / "pages" / "navigation.py"), default_timeout=120).run()
+    test.switch_page("hash_codes.py").run()
+    of = lambda kind, key: next(w for w in getattr(test, kind) if w.key == key)
+    assert of("selectbox", "param_label").options[0] == "by itself" and "strand" in of("selectbox", "param_label").options
+    test = typed(test, "open_text", str(bad))
+    button(test, "open_text_go").click().run()
+    assert "bad.jsonl, line 2, has no “text” string" in test.error[0].value.replace("\\", "") and link(test, "corpus") is None
+    test = typed(test, "open_text", str(good))
+    button(test, "open_text_go").click().run()
+    assert not test.exception and link(test, "corpus").startswith("text/moods-") and link(test, "corpus").endswith(":256x64:padded")
+    assert of("selectbox", "param_label").options == ["by itself", "mood", "page"]
+    of("selectbox", "param_label").set_value("mood").run()
+    assert link(test, "label") == "mood"
+    assert of("select_slider", "param_bits").value == "64"
+    of("select_slider", "param_bits").set_value("16").run()
+    assert link(test, "bits") == "16" and not test.exception

@@ -57,7 +57,7 @@ class Params:
     position: int = param(-1, "Its token", low=-1, high=8_191, help="−1: the last.")
     up: bool = param(True, "With the other half of gated MLPs", help="Codes of gate and up side by side; without, the gate alone.")
     threshold: float = param(0.0, "On above a pre-activation of", low=-100.0, high=100.0)
-    label: str = param("", "Label that probes read", help="A label column of the text; empty: the strand of demo texts, else the first with 2 to 20 classes.")
+    label: str = param("", "Label that probes read", labels=True, help="One of the text’s labels: of a JSONL file every field beside its text. By itself: the strand of demo texts, else the first with 2 to 20 classes.")
     units: int = param(2048, "Units probed and searched", low=16, high=20_000, help="Tokens or sequences drawn from the text.")
     rank: int = param(0, "Rank of the sign predictor", low=0, high=4096, help="0: full.")
     sparsity_sequences: int = param(16, "Sequences with masked units", low=1, high=10_000, unit="sequences")

@@ -64,9 +64,14 @@ def width(text: str) -> int:
     return min(round(7.0 * len(text)) + 48, 260)
 
 
-def folded(f, kind, value: Any, disabled: bool = False, write: Callable | None = None) -> None:
-    """One control under More, with its label and help."""
-    if kind is bool:
+def folded(f, kind, value: Any, disabled: bool = False, labels: Callable[[], tuple[str, ...]] = tuple) -> None:
+    """One control under More, with its label and help; `labels` reads the names of the text's labels."""
+    if f.metadata.get("labels"):
+        st.selectbox(
+            _label(f), list(dict.fromkeys(["", *labels(), value])), key=seed(f"param_{f.name}", value), disabled=disabled, accept_new_options=True,
+            format_func=lambda name: name or "by itself", help=f.metadata.get("help") or None, on_change=_store, args=(f"param_{f.name}", f.name, ""),
+        )
+    elif kind is bool:
         _toggle(f, value, disabled)
     elif typing.get_origin(kind) is Literal:
         draw = st.select_slider if f.metadata.get("slider") else st.selectbox

@@ -24,7 +24,7 @@ LOCAL = ("/", "~", ".")  # what a folder's path begins with
 def draw(view: View) -> None:
     _model(view)
     if not shelf.public():
-        _text()
+        _text(view)
 
 
 def _model(view: View) -> None:
@@ -72,11 +72,14 @@ def _folder(path: str) -> Path:
     return folder
 
 
-def _text() -> None:
-    path = st.text_input("File on this machine: text, JSONL, CSV, Parquet", placeholder="/data/pool.jsonl", key="open_text")
+def _text(view: View) -> None:
+    """The slice stays as it is on the page, so that labelled documents are read one by one where the page reads them so."""
+    path = st.text_input("File on this machine: text, JSONL, CSV, Parquet", placeholder="/data/pool.jsonl", key="open_text",
+                         help="Paragraphs of text, or a text a row such as {\"text\": \"…\", \"label\": \"…\"}; what stands beside the text becomes its labels.")
     if st.button("Make it the corpus", key="open_text_go", disabled=not path):
         try:
-            controls.write_link("corpus", corpora.register_text(Path(path), run.home()))
+            opened, _, cut = corpora.register_text(Path(path), run.home()), *(view.corpus or "").partition(":")[1:]
+            controls.write_link("corpus", f"{opened}:{cut}" if cut else opened)
             st.rerun()
         except Refused as error:
             st.error(plain(error))

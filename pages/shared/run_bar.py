@@ -11,6 +11,7 @@ from types import ModuleType
 import streamlit as st
 
 from analysis import run
+from models import corpus as corpora
 from models.refusal import Refused
 from pages.shared import controls, live, queue, states
 from pages.shared.view import VIEW, View, differences, with_slice
@@ -74,12 +75,25 @@ def _controls(module: ModuleType, view: View, disabled: bool) -> None:
         controls.bar(f, kind, value(f), disabled)
     with st.popover("More", icon=":material/tune:"):
         for f, kind in rest:
-            controls.folded(f, kind, value(f), disabled)
+            controls.folded(f, kind, value(f), disabled, labels=lambda: _labels(view))
         if view.corpus and not looked_at:
             st.caption(f"{module.CORPUS_IS.capitalize()}, {plain(view.corpus)}")
             _sequences(view, disabled)
         if view.corpus:
             _slice(view, disabled)
+
+
+def _labels(view: View) -> tuple[str, ...]:
+    """Names of the text's labels; none where it cannot be read, which the page says in its own words."""
+    try:
+        return _label_names(view.corpus_spec.source, view.corpus_spec.content_fingerprint(run.home())) if view.corpus else ()
+    except Refused:
+        return ()
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _label_names(source: str, content: str) -> tuple[str, ...]:
+    return corpora.label_names(source, run.home())
 
 
 def _sequences(view: View, disabled: bool) -> None:
