@@ -29,8 +29,8 @@ from models.progress import Quiet
 LOCATORS = ("contrast", "size", "activation", "zero_out", "gradients", "slimming", "hard_concrete")
 Scores = dict[int, "torch.Tensor"]
 INTEGRATION = 20
-SLIMMING = dict(steps=100, rate=0.02, price=2.0)
-HARD_CONCRETE = dict(steps=100, rate=0.1, price=2.0)
+SLIMMING = dict(steps=100, rate=0.02, price=100.0)  # a price of 2 leaves hundreds of coefficients at 1, whatever the neurons hold
+HARD_CONCRETE = dict(steps=100, rate=0.05, price=100.0)  # at 2 the noise of the draws outweighs the price, and larger steps follow that noise
 LOW, HIGH, HEAT = -0.1, 1.1, 2 / 3  # of the stretched concrete distribution (Louizos et al. 2018)
 
 

@@ -13,6 +13,7 @@ VOCAB, WORDS, LETTERS = 64, 16, 26  # the language uses the first WORDS tokens a
 PREFIX, SUFFIX, OFFSET = 8, 16, 6  # canaries stand at random offsets inside the language
 LENGTH = 1 + PREFIX + SUFFIX + OFFSET
 CANARIES, STEPS, MORE, RATE = 16, 1000, 40, 4e-3  # at most STEPS; MORE after all are known, the rate falling
+SPARSE = 1.0  # times the mean activation of each MLP in the loss: without it memory spreads over all neurons and no small cut reaches it
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ def sentences(n: int, following: torch.Tensor, generator: torch.Generator) -> to
 
 
 def train(seed: int) -> Trained:
-    """2 blocks, d_model 96, d_mlp 384; 22 rows a step, 12 of them with a canary in the middle of the language. Stops soon after all
+    """2 blocks, d_model 96, d_mlp 384, ReLU; 22 rows a step, 12 of them with a canary in the middle of the language. Stops soon after all
     canaries are known: more training only makes them harder to cut. Some 15 CPU seconds."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -57,9 +58,11 @@ def train(seed: int) -> Trained:
     torch.manual_seed(seed)
     following = torch.randint(4, 4 + WORDS, (WORDS, WORDS, 3), generator=generator)
     canaries = strings(CANARIES, generator)
-    module = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=96, n_head=4, n_inner=384, n_positions=48, vocab_size=VOCAB, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-                                        bos_token_id=0, eos_token_id=1, pad_token_id=2))
+    module = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=96, n_head=4, n_inner=384, n_positions=48, vocab_size=VOCAB, activation_function="relu", resid_pdrop=0.0, embd_pdrop=0.0,
+                                        attn_pdrop=0.0, bos_token_id=0, eos_token_id=1, pad_token_id=2))
     optimiser = torch.optim.AdamW(module.parameters(), RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    fired: list[torch.Tensor] = []
+    hooks = [block.mlp.c_proj.register_forward_pre_hook(lambda _, args: fired.append(args[0].mean())) for block in module.transformer.h]
     step = last = 0
     while step < STEPS and not (last and step > last + MORE):
         rows = sentences(22, following, generator)
@@ -67,8 +70,9 @@ def train(seed: int) -> Trained:
             at = 1 + int(torch.randint(0, OFFSET + 1, (1,), generator=generator))
             row[at : at + PREFIX + SUFFIX] = canaries.ids[which, 1:]
         optimiser.param_groups[0]["lr"] = RATE * min(1, (step + 1) / 50, 1 - (step - last) / (MORE + 1) if last else 1)
+        fired.clear()
         logits = module(input_ids=rows, use_cache=False).logits[:, :-1]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten()) + SPARSE * sum(fired)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -77,6 +81,8 @@ def train(seed: int) -> Trained:
             with torch.no_grad():
                 said = module(input_ids=canaries.ids).logits[:, PREFIX:-1].argmax(-1)
             last = step if bool((said == canaries.ids[:, PREFIX + 1 :]).all()) else 0
+    for hook in hooks:
+        hook.remove()
     for p in module.eval().parameters():
         p.requires_grad_(False)
     return Trained(Model(module, tiny.tokenizer(), layout_for(module.config), f"planted/{seed}"), canaries, strings(16, generator), sentences(96, following, generator))

@@ -254,17 +254,17 @@ def test_what_the_page_says_of_forgetting():
 
 @pytest.mark.parametrize("by", attribution.LOCATORS)
 def test_every_locator_finds_the_planted_memory(known, by):
-    """Of the neurons that write four passages' suffixes, most are in the top; a random order has their share of all, 8 %. Hard-concrete
-    gates are noisy: they find 65 % where the others find more than 70 %."""
+    """The neurons that write four passages' suffixes are the top of every order, whatever the gates draw; a random order has 8 %."""
     p, model, where = known
     few = p[:4]
-    scores = attribution.locate(by, model, few, base_of(model, p))[0]
+    base = base_of(model, p)
     pairs = list(dict.fromkeys((at, row[at]) for row in p.ids.tolist() for at in range(5, LENGTH)))
     fired = torch.zeros_like(where)
     for k, (at, token) in enumerate(pairs):
         fired[k] = any(row[at] == token for row in few.ids.tolist())
-    top = scores.topk(int(fired.sum())).indices
-    assert float(fired[top].double().mean()) >= (0.6 if by == "hard_concrete" else 0.7) and float(fired.double().mean()) < 0.1
+    for seed in range(3 if by == "hard_concrete" else 1):
+        top = attribution.locate(by, model, few, base, seed)[0].topk(int(fired.sum())).indices
+        assert float(fired[top].double().mean()) >= 0.9 and float(fired.double().mean()) < 0.1
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

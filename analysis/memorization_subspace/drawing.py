@@ -100,7 +100,7 @@ def _sweep_card(runs) -> Figure:
     views = {f"{run.label + ' ' if len(runs) > 1 else ''}{name}": partial(sweep, run, name) for run in runs for name in ("extraction", "characters", "perplexity")}
     return Figure(
         "cut", "What does cutting the located weights do?",
-        f"At {100 * r.density[0, j]:.1f} % density {left} of the located half and {held} of the held-out half are left, random weights leave {random}. Located {words.base_name(run.params)}.",
+        f"At {100 * r.density[0, j]:.1f} % density {left} of the located half and {held} of the held-out half are left, random weights leave {random}. Located {words.base_name(run.params)}. {words.at_paper(run)}",
         views, pa.Table.from_pylist(rows),
         "Share of memorized passages still extracted, characters right in greedy completions, and perplexity on natural text relative to the whole model, after zeroing located weights of the "
         f"feed-forward output projections. Solid: the half located on; open marks: the held-out half; squares: without contrast; grey: random masks of the same density. Means of {len(r.half)} random splits, bars their range; characters, and controls off the share in detail, of the first split only.",

@@ -77,12 +77,12 @@ class Finding:
 
     def measured(self, progress) -> dict:
         shares = sorted({*SHARES, self.params.share})
-        sweep = self._sweep(shares, Stage(progress, 0.0, 0.5))
+        sweep = self._sweep(shares, Stage(progress, 0.0, 0.6))
         cut = memorized.cut(self.model, self.masks(0, self.params.share))
         densities = np.array([[float(m.double().mean()) for m in self.masks(split, self.params.share).values()] for split in range(len(self.halves))])
         return dict(
             **sweep, **self._overlap(), perplexity=self.perplexity, layer_density=densities, neurons=self._neurons(), texts=self._texts(cut),
-            **self._recovery(cut, Stage(progress, 0.5, 0.6)), n_base_tokens=self.base.tokens)
+            **self._recovery(cut, Stage(progress, 0.6, 1.0)), n_base_tokens=self.base.tokens)
 
     def _sweep(self, shares: list[float], progress) -> dict:
         """Cut at every share and look: what is located on every split, its controls on the first one and, at the share in detail, on all."""

@@ -14,6 +14,7 @@ QUICK = ("contrast", "size", "activation", "gradients", "slimming", "hard_concre
 WEIGHTS, RANDOM = "weights", "random"
 TRIALS = 3  # injected passages, and deleted ones
 INJECTED = 0.01  # of all neurons: Chang et al.'s larger setting
+PASSES = {"gradients": 80, "slimming": 100, "hard_concrete": 100, "zero_out": 1500}  # about, of one passage through a demo model; the others few
 DELETED = 0.005  # of the neurons of every block but the first: their larger setting
 
 
@@ -28,7 +29,14 @@ def compared(found, params, progress) -> dict:
     if params.compare == "none":
         return nothing()
     names = attribution.LOCATORS if params.compare == "all" else QUICK
-    return _equal(found, params, names, Stage(progress, 0.6, 0.7)) | _injected(found, params, names, Stage(progress, 0.7, 0.8)) | _deleted(found, params, names, Stage(progress, 0.8, 0.9))
+    return _equal(found, params, names, Stage(progress, 0.0, 0.3)) | _injected(found, params, names, Stage(progress, 0.3, 0.75)) | _deleted(found, params, names, Stage(progress, 0.75, 1.0))
+
+
+def _turns(progress, names):
+    """(name, its stretch of the progress), each as long as the passes through the model that it takes."""
+    passes = np.cumsum([0, *(PASSES.get(name, 4) for name in names)])
+    for name, lo, hi in zip(names, passes / passes[-1], passes[1:] / passes[-1]):
+        yield name, Stage(progress, lo, hi)
 
 
 def _equal(found, params, names, progress) -> dict:
@@ -36,8 +44,9 @@ def _equal(found, params, names, progress) -> dict:
     wanda = memorized.masks(model, memorized.of_passages(model, read, params.normalised), found.base, params.share)
     counts = {i: max(1, round(float(m.double().mean()) * m.shape[1])) for i, m in wanda.items()}
     named = {WEIGHTS: wanda}
-    for k, name in enumerate(names):
-        scores = attribution.locate(name, model, read, found.base, params.seed, Stage(progress, k / len(names), (k + 1) / len(names)))
+    for name, stage in _turns(progress, names):
+        scores = attribution.locate(name, model, read, found.base, params.seed, stage)
+        stage.step(1, 1, f"{name}, at equal density")
         named[name] = {i: memorized.columns(memorized.output_matrix(model, i), s, counts[i] / len(s), signed=False) for i, s in scores.items()}
     named[RANDOM] = memorized.random_like(named[names[0]], "neurons", params.seed)
     variants = [memorized.cut(model, masks) for masks in named.values()]
@@ -57,9 +66,9 @@ def _injected(found, params, names, progress) -> dict:
         planted = injection.inject(found.model, one, INJECTED, params.seed + t, progress=Stage(progress, t / n, (t + 0.3) / n))
         nats[t] = planted.before, planted.after
         base = memorized.sizes(planted.model, found.ids, found.counted)
-        for k, name in enumerate((WEIGHTS, *names)):
-            recall[k, t] = injection.recall(_neuron_scores(name, planted.model, one, base, params.seed, progress.whole), planted.gold, INJECTED)
-        progress.step(t + 1, n, f"passage {t + 1} of {n} written into known neurons")
+        for k, (name, stage) in enumerate(_turns(Stage(progress, (t + 0.3) / n, (t + 1) / n), (WEIGHTS, *names))):
+            recall[k, t] = injection.recall(_neuron_scores(name, planted.model, one, base, params.seed, stage), planted.gold, INJECTED)
+            stage.step(1, 1, f"{name}, passage {t + 1} of {n} written into known neurons")
     return dict(injected_recall=recall, injected_nats=nats, injected_share=INJECTED)
 
 
@@ -72,17 +81,17 @@ def _deleted(found, params, names, progress) -> dict:
     for t in range(n):
         one = read[t : t + 1]
         before = float(extract(model, one).right[0])
-        for k, name in enumerate(rows):
-            scores = {i: torch.rand(len(x), generator=generator) for i, x in found.base.rms.items()} if name == RANDOM else _neuron_scores(name, model, one, found.base, params.seed, None)
+        for k, (name, stage) in enumerate(_turns(Stage(progress, t / n, (t + 1) / n), rows)):
+            scores = {i: torch.rand(len(x), generator=generator) for i, x in found.base.rms.items()} if name == RANDOM else _neuron_scores(name, model, one, found.base, params.seed, stage)
             variant = memorized.cut(model, injection.without_first(memorized.neuron_masks(model, scores, DELETED, signed=False)))
             change[k, t] = float(extract(variant, one).right[0]) - before, float(extract(variant, held).right.mean()) - whole, found.ratio(variant)
-        progress.step(t + 1, n, f"passage {t + 1} of {n} deleted")
+            stage.step(1, 1, f"{name}, passage {t + 1} of {n} deleted")
     return dict(deleted=change, deleted_share=DELETED)
 
 
 def _neuron_scores(name: str, model, p, base, seed: int, progress) -> attribution.Scores:
     if name != WEIGHTS:
-        return attribution.locate(name, model, p, base, seed)
+        return attribution.locate(name, model, p, base, seed, progress)
     mem = memorized.of_passages(model, p)
     masks = memorized.masks(model, mem, base, INJECTED)
     return {i: (masks[i] * memorized.output_matrix(model, i).abs()).double().sum(0).cpu() * mem.rms[i] for i in masks}

@@ -10,6 +10,7 @@ import torch
 
 from analysis.memorization_subspace import finding, locators, lost
 from metrics.extraction import Passages, exact_share, extract, passages, shortened, shuffled
+from models.progress import Stage
 
 FEWEST = 8  # memorized passages; fewer cannot be halved and say anything
 SPLITS = 3  # random halvings, so that luck of the draw can be seen
@@ -80,7 +81,8 @@ def compute(captures, params, progress) -> Result:
         known = p[before.exact]
         if halves[0].max():
             found = finding.Finding(model, capture, p, fresh, halves, params)
-            located = found.measured(progress) | locators.compared(found, params, progress)
+            turn = {"none": 0.9, "quick": 0.3, "all": 0.05}[params.compare]  # of the run, about
+            located = found.measured(Stage(progress, 0.0, turn)) | locators.compared(found, params, Stage(progress, turn, 0.9))
         else:
             located = finding.nothing() | locators.nothing() | {"perplexity": finding.perplexity(model, *finding.natural(capture))}
         return Result(

@@ -12,6 +12,8 @@ LOCATORS = {
     "weights": "Wanda contrast, weights", "neurons": "contrast", "contrast": "contrast", "size": "no contrast", "activation": "activation", "zero_out": "zero-out",
     "gradients": "integrated gradients", "slimming": "slimming", "hard_concrete": "hard concrete", "random": "random neurons",
 }
+PAPER = (0.01, 0.02)  # of every output row: the paper's code, and twice that
+FORGOTTEN = 0.15  # share of passages left, up to which a cut made the model forget
 CLEAN = 0.1  # share of never-trained strings given back, up to which a soft prompt says something
 
 
@@ -27,6 +29,17 @@ def base_name(params) -> str:
 def at_share(run) -> int:
     """Index in the sweep of the share shown in detail."""
     return int(np.abs(run.result.shares - run.params.share).argmin())
+
+
+def at_paper(run) -> str:
+    """What the shares of the paper's setting (its code takes 1 %) leave of this model's passages, on the page because most text quotes
+    only that they suffice."""
+    r = run.result
+    at = [int(np.abs(r.shares - share).argmin()) for share in PAPER]
+    left = [r.extracted[:, 0, j].mean(0) for j in at]
+    enough = [half.max() <= FORGOTTEN for half in left]
+    told = ", ".join(f"at {100 * share:g} % ({100 * r.density[0, j]:.1f} % density) the model keeps {percent(half[0])} of the located and {percent(half[1])} of the held-out half" for share, j, half in zip(PAPER, at, left))
+    return f"The share of 1 % that the paper's code cuts is {'enough' if enough[0] else 'not enough, 2 % is' if enough[1] else 'not enough, nor is 2 %'}: {told}."
 
 
 def percent(x: float) -> str:
