@@ -126,7 +126,7 @@ tags: [microtome, compressed]
 ---
 # {variant.label}
 
-Made by Microtome{f" at commit {commit}" if commit else ""} from `{variant.base}` by the recipe `{variant.written}`.
+Made by Microtome{f" at commit {commit}" if commit else ""} from `{variant.origin}` by the recipe `{variant.written}`.
 
 - architecture {type(model.module).__name__}, {config.get_text_config().vocab_size:,} tokens, weights in {variant.dtype}
 - {removed}

@@ -83,6 +83,11 @@ class Variant:
         return self.parents[0].root if self.parents else replace(self, steps=())
 
     @property
+    def origin(self) -> str:
+        """Written form of what was trained or merged before anything was done to it: the base, or the merge of the parents."""
+        return replace(self, steps=self.steps[:1]).written if self.parents else self.base
+
+    @property
     def parent(self) -> Variant | None:
         """The variant before the last step; None for a checkpoint and for a merge of parents."""
         return None if self.merged else replace(self, steps=self.steps[:-1]) if self.steps else None

@@ -15,9 +15,8 @@ MOST = 5.0  # of the slider, either way; the run bar takes more
 
 def draw(view, page_now) -> None:
     """Writes `sae` and `strength` into the link, like the run bar does."""
-    base = parse(view.a).base
     now = view.params.get("sae", "")
-    names = [sae.name for sae in saes_for(base, run.home()) if not public() or sae.name.startswith("demo/")]
+    names = [sae.name for sae in saes_for(parse(view.a), run.home()) if not public() or sae.name.startswith("demo/")]
     left, right = st.columns(2)
     with left:
         st.selectbox("SAE", ["", *dict.fromkeys([*names, *([now] if now else [])])], key=controls.seed("sae_chosen", now), format_func=lambda name: name or "the first at hand", on_change=_sae)

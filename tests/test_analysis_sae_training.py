@@ -11,7 +11,7 @@ from models.corpus import parse
 from models.progress import Quiet
 from models.refusal import Refused
 from models.saes import load_sae, saes_for
-from models.variant import Variant
+from models.variant import Variant, parse as parse_variant
 from tests.operator_bench import Text, model_of, text_for
 
 
@@ -23,6 +23,15 @@ class Here(Text):
     def beside(self, written):
         assert ":train:" in written
         return text_for(self.subject, n_sequences=64, seed=7)
+
+
+def test_an_sae_of_a_merge_is_that_merge_s(home):
+    model = model_of("gpt2")
+    text = text_for(model)
+    here = Here(model, text.ids, text.keep)
+    object.__setattr__(here, "variant", parse_variant("(demo/tiny+demo/other)~average~wanda:sparsity=0.5"))
+    r = subject.compute((here,), subject.Params(site="mlp_out", layer=1, width=16, k=4, tokens=1024, batch=256), Quiet())
+    assert [s.name for s in saes_for(parse_variant("(demo/tiny+demo/other)~average"), home)] == [r.sae] and saes_for(parse_variant("(demo/tiny+demo/other)~ties"), home) == []
 
 
 def test_a_trained_sae_is_better_than_none_and_lands_on_the_shelf(home):

@@ -16,7 +16,7 @@ from cache.store import Store
 from metrics.permutation import methods
 from metrics.permutation.singular import GAMMAS
 from metrics.permutation.spec import random_maps
-from metrics.permutation.transformer import symmetry_of
+from metrics.permutation.transformer import symmetry_of, tied, untied
 from models.progress import Quiet
 from models.refusal import NotApplicable, Refused
 from tests.operator_bench import FAMILIES, Text, model_of, text_for
@@ -108,6 +108,18 @@ def test_a_model_with_itself_is_already_in_order():
     assert r.distance == 0 and (r.fit_partner == r.fit_unit).all() and r.total()[0][k] == pytest.approx(np.ones(len(GAMMAS))) and r.search()[:, 0].max() < 0.6
     assert r.barrier[k, :, 0] == pytest.approx([0, 0], abs=1e-6) and "the same weights" in subject.answer([run(r)])
     drawn(r)
+
+
+def test_a_model_and_itself_with_a_head_of_its_own_are_the_same():
+    """A merge with a rotated stream has come apart from its embedding; its parent's head is taken from the embedding then."""
+    a = model_of("gpt2")
+    b = untied(a.copy("b"))
+    assert tied(a) and not tied(b) and torch.equal(a.logits(torch.tensor([[1, 2, 3]])), b.logits(torch.tensor([[1, 2, 3]])))
+    for pair in ((a, b), (b, a)):
+        r = computed(*pair)
+        k = r.methods.index(methods.NONE)
+        assert r.distance == 0 and r.total()[0][k] == pytest.approx(np.ones(len(GAMMAS))) and r.barrier[k, :, 0] == pytest.approx([0, 0], abs=1e-6)
+    assert tied(a)
 
 
 def test_numbers_are_the_plain_ones(result):

@@ -10,6 +10,7 @@ from models.layout import Site
 from models.refusal import Refused
 from models.saes import Sae, fingerprint, load_sae, saes_for, shelf
 from models.saes.reading import read, write
+from models.variant import parse
 
 X = torch.tensor([[3.0, 2.0], [0.0, 1.0], [-1.0, 5.0]])
 HAND = dict(  # d_in 2, three features: x − b_dec = (2, 2), (−1, 1), (−2, 5)
@@ -167,6 +168,12 @@ def test_the_shelf_names_content_and_lists_what_fits(tmp_path):
     assert [s.name for s in saes_for("demo/x", home)] == [name] and name not in [s.name for s in saes_for("demo/storyteller-a", home)]
     kept = shelf.keep(Sae(**HAND, architecture="topk", k=1, site=Site(0, "mlp_out"), model="demo/x"), home)
     assert load_sae(kept, home).k == 1 and fingerprint(kept, home) != fingerprint(name, home)
+    own = shelf.keep(Sae(**HAND, architecture="topk", k=1, site=Site(0, "resid_pre"), model="(demo/x+demo/y)~average"), home)
+    merge, others, first = parse("(demo/x+demo/y)~average~wanda:sparsity=0.5"), parse("(demo/x+demo/y)~ties"), parse("demo/x")
+    assert [s.name for s in saes_for(merge, home)] == [own, *sorted((kept, name))] and shelf.choose("", merge, home) == own
+    assert sorted(s.name for s in saes_for(others, home)) == sorted(s.name for s in saes_for(first, home)) == sorted((kept, name))  # no SAE of another merge
+    with pytest.raises(Refused, match=r"no SAE for \(demo/v"):
+        shelf.choose("", parse("(demo/v+demo/w)~average"), home)
     lens(folder, "topk", k=1)
     with pytest.raises(Refused, match="files were changed"):
         load_sae(name, home)

@@ -15,6 +15,11 @@ def test_written_form_by_hand():
     assert v.root.written == "demo/storyteller-a"
 
 
+def test_the_origin_is_the_base_or_the_merge_before_what_was_done_to_it():
+    merge = "(demo/a+demo/b)~average:align=weights"
+    assert parse("demo/a@main~wanda:sparsity=0.5").origin == "demo/a" and parse(f"{merge}~wanda:sparsity=0.5").origin == parse(merge).origin == merge
+
+
 def test_revision_and_dtype():
     v = parse("owner/name@abc123!bfloat16")
     assert (v.base, v.revision, v.dtype) == ("owner/name", "abc123", "bfloat16")

@@ -52,7 +52,7 @@ def compute(captures, params, progress) -> Result:
         trained = train(model, site, text.ids, text.keep, recipe, Stage(progress, 0.0, 0.9))
         bare = train(model, site, text.ids, text.keep, replace(recipe, tokens=params.batch, rate=0.0), Quiet())
         good, bad = (quality(model, t.sae, capture.ids, capture.keep, progress=Stage(progress, lo, lo + 0.05)) for t, lo in ((trained, 0.9), (bare, 0.95)))
-    name = keep(replace(trained.sae, model=capture.variant.base), home(), notes={"recipe": vars(recipe), "text": apart.written, "variant": capture.variant.written})
+    name = keep(replace(trained.sae, model=capture.variant.origin), home(), notes={"recipe": vars(recipe), "text": apart.written, "variant": capture.variant.written})
     interval = [1 - float(x) for x in ratio_interval(good.error, good.spread)[:0:-1]]
     return Result(name, site.written, recipe.steps, int(text.keep[:, 1:].sum()), int(good.tokens.sum()), len(capture.ids), trained.step, trained.loss, trained.l0, trained.explained, trained.dead,
                   _four(good), _four(bad), np.array(interval), good.fired)

@@ -13,7 +13,7 @@ from metrics.permutation.methods import ACTIVATIONS, LEARNED, NONE, RANDOM, WEIG
 from metrics.permutation.mixture import Mixture
 from metrics.permutation.sinkhorn import sinkhorn_matching
 from metrics.permutation.spec import Maps, Spec, apply, identity, random_maps
-from metrics.permutation.transformer import RESID, Symmetry, checked, folded, require_one_shape, symmetry_of
+from metrics.permutation.transformer import RESID, Symmetry, checked, folded, require_one_shape, symmetry_of, tied, untied
 from models.loaded import Model
 from models.progress import Stage
 
@@ -36,6 +36,8 @@ class Pair:
 
     @staticmethod
     def of(a: Model, b: Model, stream: str, ids: torch.Tensor, keep: torch.Tensor) -> Pair:
+        if tied(a) != tied(b):  # a merge with a rotated stream has come apart from its embedding
+            a, b = untied(a), untied(b)
         require_one_shape(a, b)
         if stream == "rotated":
             a, b = folded(a), folded(b)

@@ -14,7 +14,7 @@ from metrics.permutation.many import cycle_error, merge_many, simplex
 from metrics.permutation.matching import weight_matching
 from metrics.permutation.mixture import Mixture, barrier_along, grid, path_losses
 from metrics.permutation.spec import Maps, apply, identity
-from metrics.permutation.transformer import folded, require_one_shape
+from metrics.permutation.transformer import folded, require_one_shape, tied, untied
 from models.progress import Stage
 
 ORDERS = ("as they are", "to the first", "MergeMany")
@@ -48,8 +48,9 @@ def compare_several(pair: Pair, more, params, held, progress) -> Several:
     networks = [pair.a, pair.b]
     for capture in more:
         with capture.model() as model:
-            require_one_shape(pair.model_a if params.stream != "rotated" else model, model)
-            networks.append(pair.symmetry.pieces(folded(model) if params.stream == "rotated" else model))
+            model = folded(model) if params.stream == "rotated" else model if tied(pair.model_a) else untied(model)
+            require_one_shape(pair.model_a, model)
+            networks.append(pair.symmetry.pieces(model))
     spec, n = pair.spec, len(networks)
     pairs = list(combinations(range(n), 2))
     between: dict[tuple[int, int], Maps] = {}

@@ -127,7 +127,7 @@ def symmetry_of(model: Model, rotate: bool = False) -> Symmetry:
         for name in dict.fromkeys(filter(None, (layout.attn_norm, layout.mlp_norm, layout.attn_post, layout.mlp_post_norm))):
             norm(f"{block}.{name}", layer)
     norm(layout.final_norm)
-    if model.module.get_submodule(layout.unembed).weight is not model.module.get_submodule(layout.embed).weight:
+    if not tied(model):
         add(layout.unembed, "unembed", None, RESID)
     _require_all(model, places)
     if max(sizes.values()) > MOST_UNITS:
@@ -191,6 +191,22 @@ def folded(model: Model) -> Model:
     out.config.tie_word_embeddings = False
     unembed.weight = torch.nn.Parameter(head.to(unembed.weight), requires_grad=False)
     out.set_parameters(new)
+    return out
+
+
+def tied(model: Model) -> bool:
+    head, embed = (model.module.get_submodule(path) for path in (model.layout.unembed, model.layout.embed))
+    return head.weight is embed.weight
+
+
+def untied(model: Model) -> Model:
+    """The same function with a head of its own, where it was tied to the embedding."""
+    if not tied(model):
+        return model
+    out = model.copy(model.written)
+    head = out.module.get_submodule(out.layout.unembed)
+    head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    out.config.tie_word_embeddings = False
     return out
 
 

@@ -52,11 +52,14 @@ def fingerprint(name: str, home: Path) -> str:
 
 
 def saes_for(variant, home: Path) -> list[KnownSae]:
-    """SAEs trained for the checkpoint that a Variant (or its written base) starts from, shipped ones first; SAEs that do not
-    say their model come last. Reads configs only; folders that cannot be read are left out."""
-    base = variant if isinstance(variant, str) else variant.base
-    found = [sae for sae in known(home) if sae.model in (base, "") or sae.model.split("/")[-1].lower() == base.split("/")[-1].lower()]
-    return sorted(found, key=lambda sae: sae.model == "")
+    """SAEs trained for the checkpoint that a Variant (or its written base) starts from, shipped ones first; of a merge those trained on
+    that merge, then those of the first parent's checkpoint, whose order of units it has. SAEs that do not say their model come last.
+    Reads configs only; folders that cannot be read are left out."""
+    last = lambda name: name.split("/")[-1].lower()
+    bases = (variant,) if isinstance(variant, str) else tuple(dict.fromkeys((variant.origin, variant.root.base)))
+    fits = lambda sae, base: sae.model == base or ("~" not in base and last(sae.model) == last(base))
+    found = {sae.name: sae for sae in known(home)}
+    return [sae for base in bases for sae in found.values() if sae.model and fits(sae, base)] + [sae for sae in found.values() if not sae.model]
 
 
 def choose(name: str, variant, home: Path) -> str:
@@ -65,7 +68,7 @@ def choose(name: str, variant, home: Path) -> str:
         return name
     found = saes_for(variant, home)
     if not found:
-        base = variant if isinstance(variant, str) else variant.base
+        base = variant if isinstance(variant, str) else variant.origin
         raise Refused(f"There is no SAE for {base} here. Train one on the SAE training page, or bring a folder: python -m models.saes add FOLDER.")
     return found[0].name
 
