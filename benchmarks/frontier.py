@@ -2,7 +2,8 @@
 
     python -m benchmarks.frontier [--models storyteller-a] [--settings 2] [--corpus demo/mixed:16x64] [--out docs]
 
-Each operator at the first `--settings` of the settings that it names itself, calibrated on a small text and, where it trains, in few steps; costs are those of the page “What did
+Each operator at the first `--settings` of the settings that it names itself (error_correction after rounding: alone it has nothing to correct),
+calibrated on a small text and, where it trains, in few steps; costs are those of the page “What did
 the compression cost?”, noise of the same size beside each. What is in the store is not made again; recipes that a model cannot have are
 named. Writes OUT/frontier.png (of the first model) and frontier_NAME.png of others, and prints the answer with seconds of the processor.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 
 CALIBRATION, STEPS = "demo/mixed:train:16x64", 8
 TRAINS = ("tune_heads", "subnetwork", "heal")
+CORRECTED = ("round_to_nearest:bits=3~error_correction", "round_to_nearest:bits=3~error_correction:rank=32")
 LIGHT = {"tune_heads": (("choose", "random"), ("on_what", "text"))}  # a scan for heads would take longer than all others together
 
 
@@ -47,6 +49,7 @@ def draw(model: str, given, file: Path) -> None:
         found, why = recipes.variants(a, (), (name,), 1)
         made += [light(v) for v in found[: given.settings]]
         left_out += why
+    made += [light(run.operators.parse(f"{a.written}~{steps}")) for steps in CORRECTED]
     requests = [run.request("compression_cost", (a.written, v.written), given.corpus, {"resamples": "200"}) for v in made]
     with Bar(f"{len(made)} recipes of {model}") as bar:
         sweep.execute(sweep.spec("frontier", requests), bar)

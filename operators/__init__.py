@@ -17,6 +17,7 @@ and, where it can,
 
     foresee(params, outline) -> Outline    what it will leave and store, from shapes alone: the size before it is made (models.outline)
     physical(model, plan) -> Module        the really smaller module with the same logits; `model` is the parent of the step
+    TOGETHER                               True where what is stored for a matrix serves others too, so that one matrix cannot have a level of its own
     SWEEP                                  written parameters worth comparing on the frontier, such as ("bits=4", "bits=3")
 
 Operators over several parents are in operators/merging, with the same contract.

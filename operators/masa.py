@@ -38,6 +38,7 @@ class Params:
 
 
 NEUTRAL = (Params(atoms=1024), 0.0)
+TOGETHER = True  # what is stored serves several blocks
 SWEEP = ("atoms=5", "atoms=4", "atoms=3")
 
 

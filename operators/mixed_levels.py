@@ -23,7 +23,7 @@ from models.loaded import Model
 from models.outline import Outline
 from models.params import param, read_params
 from models.progress import Stage
-from models.refusal import Refused
+from models.refusal import NotApplicable, Refused
 from models.shape import Matrix, Shape, shape_of
 from operators.contract import Storage
 
@@ -57,6 +57,8 @@ def inner(params: Params):
 
     if params.of not in OPERATORS or params.of == "mixed_levels":
         raise Refused(f"of={params.of[:40]} is no operator whose levels could be mixed; known: {', '.join(n for n in OPERATORS if n != 'mixed_levels')}.")
+    if getattr(OPERATORS[params.of], "TOGETHER", False):
+        raise NotApplicable(f"What {params.of} stores serves several blocks at once, so a matrix has no bits of its own and its levels cannot be mixed; choose an operator that prunes, rounds or factors single matrices.")
     return OPERATORS[params.of]
 
 

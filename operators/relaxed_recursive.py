@@ -43,6 +43,7 @@ class Params:
 
 
 NEUTRAL = (Params(rank=65_536), 0.0)
+TOGETHER = True  # what is stored serves several blocks
 SWEEP = ("rank=16", "rank=32", "rank=0", "rank=16,start=stepwise", "rank=16,start=lower")
 
 

@@ -142,6 +142,8 @@ def test_levels_are_ordinary_variants_and_bad_ones_are_refused():
     for fields, why in ((dict(levels="4"), "two or more"), (dict(levels="4/4"), "different"), (dict(target="5"), "none of the levels"), (dict(more="group"), "not written like")):
         with pytest.raises(Refused, match=why):
             also(**fields)
+    with pytest.raises(NotApplicable, match="serves several blocks"):
+        also(operator="relaxed_recursive", dial="rank", levels="8/keep", target="8")
     with pytest.raises(Refused, match="no operator"):
         door.key(door.request("evopress", ("demo/storyteller-a",), None, {"operator": "magic"}))
     model = model_of("gpt2")

@@ -69,6 +69,13 @@ def test_what_is_no_matter_of_single_matrices_is_refused():
             mixed_levels.decide(model, params, text_for(model), Quiet())
 
 
+@pytest.mark.parametrize("of,dial,levels", (("masa", "atoms", "2/keep"), ("relaxed_recursive", "rank", "2/keep")))
+def test_what_serves_several_blocks_has_no_level_for_one(of, dial, levels):
+    """Their matrices differ one by one, but the bits of one are the bits of all."""
+    with pytest.raises(NotApplicable, match="serves several blocks"):
+        mixed_levels.check(mixed_levels.Params(of=of, dial=dial, levels=levels, assign=(0,)), shape_of(model_of("gpt2")))
+
+
 @pytest.mark.parametrize("steps", ("mixed_levels:assign=1~gptq", "mixed_levels:of=low_rank,dial=keep,levels=0.5/0.7,assign=0~gptq", "gptq~mixed_levels:assign=1"))
 def test_orders_are_those_of_the_operator(steps):
     with pytest.raises(Refused, match="makes no sense"):

@@ -61,6 +61,9 @@ KEEP = "keep"
 
 def also(variant: Variant, params: Params) -> tuple[Variant, ...]:
     """The model at each level; at keep it is the model itself."""
+    from analysis import run  # which lists this module too
+
+    run.operators.mixed_levels.inner(run.operators.mixed_levels.Params(of=params.operator))  # refused where levels cannot be mixed
     levels = params.levels.split("/")
     if len(levels) < 2 or len(set(levels)) < len(levels):
         raise Refused(f"levels={params.levels[:60]} should be two or more different values, such as 8/4/3/2.")
