@@ -93,9 +93,9 @@ def test_every_view_is_drawn_and_opens_its_cost(theme):
 
 def test_marks_are_their_own_and_never_the_models_colours():
     theme = THEMES["light"]
-    families = tuple(f"operator {i}" for i in range(26))
-    marks = [mark(f, families, theme) for f in families]
-    assert len(set(marks)) == 26 and not {theme.a, theme.b, theme.null_line, theme.quiet} & {colour for _, colour in marks}
+    families = tuple(f"operator {i}" for i in range(36))
+    marks = [mark(f, families, theme) for f in (*families, "combined")]
+    assert len(set(marks)) == 37 > len(run.operators.OPERATORS) and not {theme.a, theme.b, theme.null_line, theme.quiet} & {colour for _, colour in marks}
 
 
 def test_the_table_has_every_point_once():

@@ -87,7 +87,7 @@ def order_table(found: list[Order]) -> pa.Table:
 def mark(family: str, families: tuple[str, ...], theme: Theme) -> tuple[str, str]:
     """(symbol, colour) of an operator, the same on every plane; combinations are in ink; never blue, vermilion or grey."""
     if family == COMBINED or family not in families:
-        return "triangle-up", theme.text
+        return "bowtie", theme.text
     hues = (*theme.more[:3], theme.text)
     at = families.index(family)
     return SYMBOLS[at % len(SYMBOLS)], hues[at % len(hues)]
@@ -103,7 +103,7 @@ def plane(points: list[Point], families: tuple[str, ...], chosen: str | None, me
     size_a = points[0].bytes_a / 1e6
     nulls = np.array([p.null[measure] for p in points])
     smallest, largest = min(sizes.min(), size_a), max(sizes.max(), size_a)
-    room = smallest * (smallest / max(largest, 2 * smallest)) ** 0.14  # for the labels left of the smallest points
+    room = smallest * (smallest / max(largest, 2 * smallest)) ** 0.24  # for the labels left of the smallest points
     fig.update_layout(xaxis=dict(title="stored size, MB (log), with indices, scales and codebooks", **plots.log_axis(room, largest, 0.03, 9)),
                       yaxis=_upright(shown, nulls, measure, floor))
     if np.isfinite(nulls).any():

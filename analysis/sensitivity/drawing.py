@@ -146,7 +146,7 @@ def by_block(r, theme: Theme) -> go.Figure:
     if words.has_control(r):
         fig.add_trace(go.Scatter(x=x + 0.14, y=r.block_noise[:, 0], mode="markers", marker=dict(symbol="square", size=7, color=theme.null_line),
                                  hovertemplate="noise as large as the change: %{y:.4g} nats<extra></extra>"))
-        plots.note(fig, theme, "■ noise of its size", 0.62, 1.0, color=theme.axis, xanchor="left", yanchor="bottom", yshift=4)
+        plots.note(fig, theme, "■ noise of its size", 1.0, 1.0, color=theme.axis, xanchor="right", yanchor="bottom", yshift=4)
     hover = "%{customdata[0]:.4g} nats (%{customdata[1]:.4g}–%{customdata[2]:.4g})"
     plots.dots(fig, theme, "B", x, r.accumulated[:, 0], low=r.accumulated[:, 1], high=r.accumulated[:, 2], along="y", custom=r.accumulated, hover="all blocks of B up to this one<br>" + hover)
     plots.dots(fig, theme, "B", x - 0.14, r.block_kl[:, 0], low=r.block_kl[:, 1], high=r.block_kl[:, 2], along="y", custom=r.block_kl, hover="only this block of B<br>" + hover,
