@@ -77,7 +77,10 @@ def requests(asked: list[Asked]) -> list[run.Request]:
 
 
 def _section(asked: Asked, outcomes: list, most_figures: int) -> Section:
-    module = asked.module if asked.requests else None
+    try:
+        module = asked.module
+    except Exception:  # what cannot be imported has its reason in `why`, and its name for a title
+        module = None
     title, question = getattr(module, "TITLE", asked.name.replace("_", " ")), getattr(module, "QUESTION", "")
     if not asked.requests:
         return Section(asked.name, title, question, (Row(asked.name, title, "", "not applicable", asked.why),))
