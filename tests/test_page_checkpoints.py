@@ -333,7 +333,7 @@ def test_files_chosen_in_a_browser_reach_the_shelf_and_their_table(made, home):
         assert uploads.used(home, "") == entry.n_bytes and not uploads.unfinished(home, "")
         visitor.page.get_by_test_id("stMain").get_by_role("button", name="Examine").first.click()
         visitor.wait_for_link("model=shelf").see("28 tensors").see("How are its values distributed?")
-        assert visitor.page.get_by_test_id("stDataFrame").count() >= 1
+        visitor.page.get_by_test_id("stDataFrame").first.wait_for()
         visitor.page.locator("table[role=grid]").first.get_by_text("transformer.h.0.attn.c_attn.bias").wait_for(state="attached")
         visitor.press("Open in analysis") if visitor.page.get_by_role("button", name="Open in analysis", exact=True).count() else visitor.press("biotech Open in analysis")
         visitor.wait_for_link("a=shelf")
