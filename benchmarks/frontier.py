@@ -4,8 +4,8 @@
 
 Each operator at the first `--settings` of the settings that it names itself (error_correction after rounding: alone it has nothing to correct),
 calibrated on a small text and, where it trains, in few steps; costs are those of the page “What did
-the compression cost?”, noise of the same size beside each. What is in the store is not made again; recipes that a model cannot have are
-named. Writes OUT/frontier.png (of the first model) and frontier_NAME.png of others, and prints the answer with seconds of the processor.
+the compression cost?”, noise of the same size beside each. Where groups of 32 do not fit a matrix, 16 are taken. What is in the store is not made again;
+recipes that a model cannot have are named. Writes OUT/frontier.png (of the first model) and frontier_NAME.png of others, and prints the answer with seconds of the processor.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 CALIBRATION, STEPS = "demo/mixed:train:16x64", 8
 TRAINS = ("tune_heads", "subnetwork", "heal")
+SMALLER = "group=16"
 CORRECTED = ("round_to_nearest:bits=3~error_correction", "round_to_nearest:bits=3~error_correction:rank=32")
 LIGHT = {"tune_heads": (("choose", "random"), ("on_what", "text"))}  # a scan for heads would take longer than all others together
 
@@ -45,11 +46,11 @@ def draw(model: str, given, file: Path) -> None:
     began, a = time.process_time(), run.variant(model)
     names = tuple(run.operators.OPERATORS)
     made, left_out = [], []
-    for name in names:
-        found, why = recipes.variants(a, (), (name,), 1)
-        made += [light(v) for v in found[: given.settings]]
+    wanted = [f"{name}:{setting}".rstrip(":") for name in names for setting in recipes.settings(run.operators.OPERATORS[name])[: given.settings]]
+    for steps in (*wanted, *CORRECTED):
+        found, why = possible(a, steps)
+        made += [light(v) for v in found]
         left_out += why
-    made += [light(run.operators.parse(f"{a.written}~{steps}")) for steps in CORRECTED]
     requests = [run.request("compression_cost", (a.written, v.written), given.corpus, {"resamples": "200"}) for v in made]
     with Bar(f"{len(made)} recipes of {model}") as bar:
         sweep.execute(sweep.spec("frontier", requests), bar)
@@ -61,6 +62,25 @@ def draw(model: str, given, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(figure_file(figure, next(iter(figure.views)), "png", "183mm"))
     print(f"{file}: {len(points)} recipes, {points[0].n_tokens:,} tokens, {time.process_time() - began:.0f} s of the processor\n{frontier.answer(points)}")
+
+
+def possible(a, steps: str):
+    """([the recipe], []) with smaller groups where those of the default do not fit a matrix; ([], [why]) where A cannot have it."""
+    from analysis.frontier import recipes
+    from models.refusal import Refused
+    from models.variant import parse
+
+    why = ""
+    for groups in ("", SMALLER, f"more={SMALLER.replace('=', ':')}"):
+        first, *rest = steps.split("~")
+        written = "~".join([first + (f"{',' if ':' in first else ':'}{groups}" if groups else ""), *rest])
+        try:
+            return [recipes.on_top(a, parse(f"{a.written}~{written}").steps)], []
+        except Refused as error:
+            why = why or str(error)
+            if "Groups of" not in why:
+                break
+    return [], [f"{steps}: {why}"]
 
 
 def light(v):

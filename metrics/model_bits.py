@@ -12,14 +12,14 @@ from models.outline import Outline
 def model_bits(model: Model) -> float:
     """Bits of all parameters, tied ones once. A parameter that only the recipe knows (a head untied by slicing) counts too."""
     own = dict(model.module.named_parameters())
-    whole = sum(model.bits[name] if name in model.bits else 0.0 if removed(model, name) else tensor.numel() * dtype_bits(model)
+    whole = sum(0.0 if removed(model, name) else model.bits[name] if name in model.bits else tensor.numel() * dtype_bits(model)
                 for name, tensor in own.items())
     return float(whole + sum(bits for name, bits in model.bits.items() if name not in own))
 
 
 def foreseen_bits(outline: Outline) -> float:
     """The same of a model that has not been made yet."""
-    whole = sum(outline.bits[name] if name in outline.bits else 0.0 if removed(outline, name) else prod(size) * outline.dense
+    whole = sum(0.0 if removed(outline, name) else outline.bits[name] if name in outline.bits else prod(size) * outline.dense
                 for name, size in outline.sizes.items())
     return float(whole + sum(bits for name, bits in outline.bits.items() if name not in outline.sizes))
 

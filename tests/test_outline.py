@@ -68,6 +68,15 @@ def test_a_ranking_is_foreseen_by_its_count_and_said_to_be_a_guess(source):
         assert len(outline.shape.layers) == left and outline.sure == (rank == "last")
 
 
+@pytest.mark.parametrize("cut", ("drop_layers:blocks=1", "drop_layers:attn=0", "crash:clusters=2,rest=remove"))
+def test_what_is_dropped_is_not_stored_whenever_it_was_rounded(source, cut):
+    """Rounded and then dropped is as small as dropped and then rounded."""
+    bits = [model_bits(run.lab(run.home()).model(written(source, recipe))) for recipe in (f"round_to_nearest:group=8~{cut}", f"{cut}~round_to_nearest:group=8")]
+    assert bits[0] == bits[1]
+    if "crash" not in cut:
+        assert foreseen_bits(run.foreseen(written(source, f"round_to_nearest:group=8~{cut}"))) == pytest.approx(bits[0])
+
+
 def test_flaps_size_is_foreseen_by_its_share_and_said_to_be_a_guess(source):
     v = written(source, "flap:share=0.4")
     outline, model = run.foreseen(v), run.lab(run.home()).model(v)
