@@ -56,10 +56,12 @@ def codebook(vectors: torch.Tensor, weights: torch.Tensor, k: int, steps: int, g
 def _start(vectors: torch.Tensor, weights: torch.Tensor, k: int, generator: torch.Generator) -> torch.Tensor:
     """k-means++: each next entry is drawn by what it costs so far, weight · squared distance."""
     chosen = [int(torch.multinomial(weights.double(), 1, generator=generator))]
-    cost = (vectors - vectors[chosen[0]]).square().sum(1).double() * weights
+    across, each = vectors.T.contiguous(), weights.double()  # sums over few long rows, not over many short ones
+    away = lambda i: (across - across[:, i : i + 1]).square_().sum(0).double() * each
+    cost = away(chosen[0])
     while len(chosen) < k and float(cost.max()) > 0:
         running = cost.cumsum(0)  # a draw from any number of vectors; multinomial stops at 2²⁴
         at = torch.rand(1, generator=generator, dtype=torch.float64) * running[-1]
         chosen.append(int(torch.searchsorted(running, at, right=True).clamp(max=len(vectors) - 1)))
-        cost = torch.minimum(cost, (vectors - vectors[chosen[-1]]).square().sum(1).double() * weights)
+        cost = torch.minimum(cost, away(chosen[-1]))
     return vectors[chosen].clone()

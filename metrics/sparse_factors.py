@@ -60,7 +60,7 @@ def _descended(w: torch.Tensor, dense: torch.Tensor, s: int, steps: int) -> Prod
     for _ in range(steps):
         length = torch.linalg.eigvalsh(dense.T @ dense)[-1].clamp(min=1e-300)
         sparse = largest(sparse + dense.T @ (w - dense @ sparse) / length, s)
-        dense = w @ sparse.T @ torch.linalg.pinv(sparse @ sparse.T, hermitian=True)
+        dense = _solved(sparse @ sparse.T, sparse @ w.T).T
         dense, sparse = _unit_atoms(w, dense, sparse)
         objective.append(min(_error(w, dense, sparse), objective[-1]))  # equal within rounding once it stands still
     index = sparse.abs().topk(s, dim=0).indices.sort(0).values
@@ -98,8 +98,17 @@ def _refitted(w: torch.Tensor, dense: torch.Tensor, index: torch.Tensor) -> torc
     for part, columns in zip(index.split(at_once, 1), w.split(at_once, 1)):
         atoms = dense.T[part.T]  # [column, s, m]
         gram, right = atoms @ atoms.transpose(1, 2), (atoms @ columns.T[..., None])
-        found.append((torch.linalg.pinv(gram, hermitian=True) @ right)[..., 0].T)
+        found.append(_solved(gram, right)[..., 0].T)
     return torch.cat(found, 1)
+
+
+def _solved(gram: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Least squares from normal equations [..., k, k] and [..., k, n]: by Cholesky where all are far from singular, else by the pseudo-inverse."""
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    size = factor.diagonal(dim1=-2, dim2=-1)
+    if not bool(failed.any()) and bool((size.amin(-1) > 1e-4 * size.amax(-1)).all()):
+        return torch.cholesky_solve(right, factor)
+    return torch.linalg.pinv(gram, hermitian=True) @ right
 
 
 @dataclass(frozen=True, eq=False)
