@@ -2,19 +2,21 @@
 
     python -m benchmarks.memorization [--model demo/storyteller-a] [--claims]
 
-Targets: locating on a demo model in under 30 s; statistics at most 1.1 times the forward passes. Both sides run the same tokens in
-turn in one process with one thread; CPU seconds, median and range of five. `--claims` prints what the method's claims come to on the
+Targets: locating on a demo model in under 30 s; statistics at most 1.1 times the forward passes. Every turn runs the forward passes,
+the same with statistics, and the forward passes again, one thread, CPU seconds. `--claims` prints what the method's claims come to on the
 three demo models (three splits each) and on the three small models that tests/test_memorization_claims.py trains (a minute each).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 
 import torch
 
+from kernels.timing import bracketed
 from metrics import memorized
 from metrics.extraction import exact_share, extract, passages
 from metrics.soft_prompt import recovery
@@ -22,8 +24,8 @@ from metrics.soft_prompt import recovery
 STEPS, CLEAN = (0, 10, 30), 0.1
 
 
-def cost(model, ids: torch.Tensor, keep: torch.Tensor, repeats: int = 5) -> list[tuple[float, float]]:
-    """CPU seconds of (the forward passes alone, the same with the sizes of every block's feed-forward input), in turn."""
+def cost(model, ids: torch.Tensor, keep: torch.Tensor) -> tuple[float, float, float, float]:
+    """(CPU s of the forward passes alone, the same with the sizes of every block's feed-forward input, ratio, noise), by kernels.timing."""
     base = model.module.get_submodule(model.layout.base)
 
     def plain() -> None:
@@ -31,13 +33,7 @@ def cost(model, ids: torch.Tensor, keep: torch.Tensor, repeats: int = 5) -> list
             for lo in range(0, len(ids), 8):
                 base(input_ids=ids[lo : lo + 8], use_cache=False)
 
-    def seconds(run) -> float:
-        began = time.process_time()
-        run()
-        return time.process_time() - began
-
-    plain()
-    return [(seconds(plain), seconds(lambda: memorized.sizes(model, ids, keep))) for _ in range(repeats)]
+    return bracketed(plain, lambda: memorized.sizes(model, ids, keep), repeats=15)
 
 
 def measured(trained, share: float, seed: int) -> dict[str, float]:
@@ -82,9 +78,9 @@ def main() -> None:
         known = p[extract(model, p).exact]
         masks = memorized.masks(model, memorized.of_passages(model, known), memorized.sizes(model, text.ids, text.keep), 0.1)
         print(f"{arguments.model}: {len(known)} passages located in {100 * memorized.density(masks):.1f} % of the weights: {time.process_time() - began:.1f} CPU s, {time.perf_counter() - wall:.1f} s (target 30)")
-        pairs = cost(model, text.ids, text.keep)
-    ratios = [b / a for a, b in pairs]
-    print(f"statistics over {text.tokens.n_tokens} tokens: × {statistics.median(ratios):.3f} of the forward passes ({min(ratios):.3f}–{max(ratios):.3f}; {statistics.median(a for a, _ in pairs):.2f} CPU s; target 1.1)")
+        bare, seen, ratio, noise = cost(model, text.ids, text.keep)
+    print(f"statistics over {text.tokens.n_tokens} tokens: × {ratio:.3f} of the forward passes (target 1.1; {seen:.2f} and {bare:.2f} CPU s, 15 turns; noise: quartiles of bare / bare {noise:.3f} apart; "
+          f"load {os.getloadavg()[0]:.1f})")
 
 
 def claims() -> None:

@@ -252,6 +252,16 @@ def test_what_the_page_says_of_forgetting():
     assert words.forgetting(R) == ""
 
 
+@pytest.mark.parametrize("left, said", [((0.1, 0.0), "is enough: at 1 %"), ((0.9, 0.1), "not enough, 2 % is: at 1 % (0.8 % density) the model keeps 90 %"), ((0.9, 0.5), "nor is 2 %")], ids=["enough", "two", "neither"])
+def test_what_the_page_says_of_the_papers_share(left, said):
+    from types import SimpleNamespace
+
+    kept = np.zeros((3, 3, 3, 2))
+    kept[:, 0, 0], kept[:, 0, 1] = left
+    r = SimpleNamespace(shares=np.array([0.01, 0.02, 0.1]), density=np.full((3, 3), 0.008), extracted=kept)
+    assert said in words.at_paper(SimpleNamespace(result=r))
+
+
 @pytest.mark.parametrize("by", attribution.LOCATORS)
 def test_every_locator_finds_the_planted_memory(known, by):
     """The neurons that write four passages' suffixes are the top of every order, whatever the gates draw; a random order has 8 %."""

@@ -59,7 +59,7 @@ def equal(run, theme: Theme) -> go.Figure:
     texts = [plots.text_at(theme, name, high + 0.08 * span, v - shift, ref=("x", "y"), xanchor="left", color=theme.axis if kind == "random" else theme.text) for name, kind, v in zip(names, r.compared, at)]
     plots.add(fig, texts)
     for a, b, v in zip(x, y, at - shift):
-        fig.add_trace(go.Scatter(x=[a, high + 0.07 * span], y=[b, v], mode="lines", line=dict(color=theme.grid, width=1), hoverinfo="skip"))
+        fig.add_trace(go.Scatter(x=[a, high + 0.07 * span], y=[b, v], mode="lines", line=dict(color=theme.null_line, width=0.75), hoverinfo="skip"))
     fig.data = fig.data[1:] + fig.data[:1]
     fig.update_layout(xaxis=dict(title="perplexity on natural text, after / before", range=[low - 0.05 * span, high + 0.95 * span], nticks=5),
                       yaxis=dict(title="held-out half still extracted", range=[-0.06, 1.08], tickformat=".0%", showgrid=True, tickvals=[0, 0.25, 0.5, 0.75, 1]))
@@ -75,7 +75,11 @@ def _known_card(runs) -> Figure:
     mean = r.injected_recall.mean(1)
     best = int(mean.argmax())
     written = int((r.injected_nats[:, 1] <= 0.1).sum())
-    said = f"Of the neurons that a passage was written into, {_names(r)[best]} finds {words.percent(mean[best])} among its top {100 * r.injected_share:g} % (chance {100 * r.injected_share:g} %); {written} of {len(r.injected_nats)} passages were learned."
+    own, others = r.deleted[:, :, 0].mean(1), r.deleted[:, :, 1].mean(1)
+    worst = int(own[:-1].argmin())
+    dropped = (f"Deleting {100 * r.deleted_share:g} % of the neurons takes most by {_names(r)[worst]}: {100 * own[worst]:+.0f} points of right tokens on the passage, {100 * others[worst]:+.0f} on the others"
+               if own[worst] < 0 else f"Deleting {100 * r.deleted_share:g} % of the neurons takes no right token from a passage, whichever locator chose them")
+    said = f"INJ: of the neurons that a passage was written into, {_names(r)[best]} finds {words.percent(mean[best])} among its top {100 * r.injected_share:g} % (chance {100 * r.injected_share:g} %); {written} of {len(r.injected_nats)} passages were learned. DEL: {dropped[0].lower()}{dropped[1:]}."
     return Figure(
         "benchmarks", "Do the locators find what is known to be there?", said, _views(runs, {"INJ": recall, "DEL": deleted}), _filled(rows),
         f"INJ: never-trained strings, each trained into a random {100 * r.injected_share:g} % of all feed-forward neurons of a copy; recall of those neurons among every block's top {100 * r.injected_share:g} %; grey: chance. "
@@ -101,7 +105,7 @@ def _marks(fig, at, values: np.ndarray, color: str, fill: str, hover: str) -> No
 
 def recall(run, theme: Theme) -> go.Figure:
     r, names = run.result, _names(run.result)[:-1]
-    fig = figure(theme, margin=dict(l=150, r=18, t=12, b=42))
+    fig = figure(theme, margin=dict(l=178, r=18, t=12, b=42))
     color = theme.run(run.label)
     plots.dashed(fig, theme, r.injected_share)
     _marks(fig, np.arange(len(names)), r.injected_recall, color, color, "%{y}: %{x:.1%}")
@@ -110,10 +114,11 @@ def recall(run, theme: Theme) -> go.Figure:
 
 def deleted(run, theme: Theme) -> go.Figure:
     r, names = run.result, _names(run.result)
-    fig = figure(theme, margin=dict(l=150, r=18, t=26, b=42))
+    fig = figure(theme, margin=dict(l=178, r=18, t=26, b=42))
     color, at = theme.run(run.label), np.arange(len(names))
     plots.dashed(fig, theme, 0.0)
     _marks(fig, at + 0.16, r.deleted[:, :, 1], color, theme.page, "the others: %{x:+.1%}")
     _marks(fig, at - 0.16, r.deleted[:, :, 0], color, color, "the passage: %{x:+.1%}")
     plots.note(fig, theme, "● the passage itself  ○ the held-out half", 0.0, 1.0, xanchor="left", yanchor="bottom", yshift=4)
-    return _rows(fig, theme, names, "change of right tokens", tickformat="+.0%")
+    least = min(float(r.deleted[:, :, :2].min()), -0.2)
+    return _rows(fig, theme, names, "change of right tokens", range=[1.08 * least, max(float(r.deleted[:, :, :2].max()), 0.02) - 0.05 * least], tickformat="+.0%")
