@@ -27,6 +27,7 @@ from models.shape import shape_of
 
 BETAS, EPS = (0.9, 0.999), 1e-8
 SHUT = -1e6  # logit of a weight that is zero already
+LANE = 1024  # all weights of a mask stand in one row, filled up to a multiple: a mask is the same to the bit in any batch
 EVERY = 5  # steps between two points of the live curves
 LN2 = float(np.log(2))
 
@@ -105,14 +106,14 @@ def train(model: Model, ids: torch.Tensor, counted: torch.Tensor, bigrams: Bigra
 
 
 def batch_of_masks(model: Model, length: int, rows: int, n: int, room: float | None = None) -> int:
-    """How many of n masks train at once within `room` bytes (None: half of what is free): masked copy, logit, gradient and two
-    moments of each weight in float32, and the logits of a batch four times."""
+    """How many of n masks train at once within `room` bytes (None: half of what is free): mask, masked copy, logit, gradient
+    twice and two moments of each weight in float32, and the logits of a batch four times."""
     if room is None:
         from models.checkpoints import available
 
         room = available(str(model.device)) / 2
     weights = sum(m.n_out * m.n_in for m in shape_of(model).matrices)
-    each = 4 * (6 * weights + rows * length * (4 * model.config.vocab_size + 20 * model.config.hidden_size * len(model.layers)))
+    each = 4 * (7 * weights + rows * length * (4 * model.config.vocab_size + 20 * model.config.hidden_size * len(model.layers)))
     return int(min(n, max(1, room // each)))
 
 
@@ -145,12 +146,13 @@ class _Run:
         self.model, self.schedule, self.wishes, self.bigrams = model, schedule, wishes, bigrams
         self.ids, self.counted = ids, counted
         self.matrices = shape_of(model).matrices
-        self.weights = [model.matrix(m.layer, m.name).detach().float() for m in self.matrices]
-        self.n_weights = sum(w.numel() for w in self.weights)
-        k = len(wishes)
-        self.logits = [torch.where(w == 0, SHUT, schedule.start).expand(k, -1, -1).clone() for w in self.weights]
-        self.first = [torch.zeros_like(m) for m in self.logits]
-        self.second = [torch.zeros_like(m) for m in self.logits]
+        weights = [model.matrix(m.layer, m.name).detach().float() for m in self.matrices]
+        self.n_weights = sum(w.numel() for w in weights)
+        k, size = len(wishes), LANE * -(-self.n_weights // LANE)
+        self.weights = torch.cat([*(w.reshape(-1) for w in weights), weights[0].new_zeros(size - self.n_weights)])
+        self.flat = torch.where(self.weights == 0, SHUT, schedule.start).expand(k, -1).clone()
+        self.first, self.second = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
+        self.room = torch.empty(3, *self.flat.shape, device=self.flat.device)  # written over at every step: fresh memory costs more
         self.alive = list(range(k))
         self.masks: list[list[torch.Tensor] | None] = [None] * k
         self.hard = np.full(k, np.nan)
@@ -159,41 +161,61 @@ class _Run:
         self.rows = order(len(ids), schedule.steps, schedule.rows, schedule.seed)
         self.masked = _Masked(model, self.matrices)
 
+    @property
+    def logits(self) -> list[torch.Tensor]:
+        """[mask, out, in] of each matrix, in place."""
+        return self.matrix_by_matrix(self.flat)
+
+    def matrix_by_matrix(self, flat: torch.Tensor) -> list[torch.Tensor]:
+        """Views [mask, out, in] of a tensor [mask, weight] that has all matrices one after another."""
+        sizes = [m.n_out * m.n_in for m in self.matrices]
+        parts = flat[:, : self.n_weights].split(sizes, 1)
+        return [part.view(len(flat), m.n_out, m.n_in) for part, m in zip(parts, self.matrices)]
+
     def advance(self) -> None:
         s, t = self.schedule, self.step
         temperature = s.growth**t
         rows = self.rows[t]
-        soft = [torch.sigmoid(temperature * m) for m in self.logits]
-        used = [(w * x).to(self.model.module.dtype).requires_grad_() for w, x in zip(self.weights, soft)]
+        soft, masked, scratch = self.room[:, : len(self.alive)]
+        torch.mul(self.flat, temperature, out=soft).sigmoid_()
+        torch.mul(self.weights, soft, out=masked)
+        used = [part.requires_grad_() for part in self.matrix_by_matrix(masked.to(self.model.module.dtype).detach())]
         ids, counted = self.ids[rows].to(self.model.device), self.counted[rows].to(self.model.device)
         with torch.enable_grad(), self.masked.using(used):
             logits = self.masked.logits(ids, len(self.alive))
         losses, slope, r = self.losses(logits.detach(), ids, counted)
         gradients = torch.autograd.grad(logits, used, slope)
         del logits, slope, used
-        price = torch.tensor([self.wishes[k].penalty / self.n_weights for k in self.alive], device=self.model.device)[:, None, None]
-        open_, between, above = (torch.zeros(len(self.alive), dtype=torch.float64) for _ in range(3))
-        for i, (w, x, gradient) in enumerate(zip(self.weights, soft, gradients)):
-            high = x > 0.9
-            above += high.sum((1, 2)).cpu()
-            between += (x >= 0.1).sum((1, 2)).cpu() - high.sum((1, 2)).cpu()
-            gradient = gradient.float().mul_(w).add_(price).mul_(x).mul_(x.neg_().add_(1)).mul_(temperature)
-            self.descend(i, gradient)
-            open_ += (self.logits[i] > 0).sum((1, 2)).cpu()
-        self.curves[:, self.alive, t] = np.stack([losses, open_.numpy() / self.n_weights, r, between.numpy() / self.n_weights])
+        above, between = self.count(torch.gt(soft, 0.9, out=scratch)), self.count(torch.ge(soft, 0.1, out=scratch))
+        self.descend(self.slope(gradients, soft, temperature, scratch))
+        above, between, active = torch.stack([above, between - above, self.count(torch.gt(self.flat, 0, out=scratch))]).cpu()
+        self.curves[:, self.alive, t] = np.stack([losses, active.numpy() / self.n_weights, r, between.numpy() / self.n_weights])
         self.step += 1
         for k, done in zip(list(self.alive), (between < s.settled * above).tolist()):
             if done:
                 self.finish(k)
 
-    def descend(self, i: int, gradient: torch.Tensor) -> None:
-        """One step of AdamW on the logits of matrix i."""
-        s, t, (b1, b2) = self.schedule, self.step + 1, BETAS
-        m, a, v = self.logits[i], self.first[i], self.second[i]
-        m.mul_(1 - s.rate * s.decay)
-        a.lerp_(gradient, 1 - b1)
-        v.mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
-        m.addcdiv_(a, v.sqrt().div_((1 - b2**t) ** 0.5).add_(EPS), value=-s.rate / (1 - b1**t))
+    def count(self, ones: torch.Tensor) -> torch.Tensor:
+        """How many of [mask, weight], zeros and ones in float32, are one: float64 [mask], exact."""
+        return ones.view(len(ones), -1, LANE).sum(2).sum(1, dtype=torch.float64)
+
+    def slope(self, gradients: tuple, soft: torch.Tensor, temperature: float, out: torch.Tensor) -> torch.Tensor:
+        """By the logits [mask, weight], from that by the masked matrices: (gradient · w + λ/n) · T · σ · (1 − σ)."""
+        out[:, self.n_weights :] = 0
+        for part, gradient in zip(self.matrix_by_matrix(out), gradients):
+            part.copy_(gradient)
+        price = torch.tensor([[temperature * self.wishes[k].penalty / self.n_weights] for k in self.alive], device=self.model.device)
+        torch.addcmul(price, out, self.weights, value=temperature, out=out)
+        return torch.ops.aten.sigmoid_backward.grad_input(out, soft, grad_input=out)
+
+    def descend(self, gradient: torch.Tensor) -> None:
+        """One step of AdamW on all logits."""
+        from torch.optim.adamw import adamw
+
+        s, (b1, b2) = self.schedule, BETAS
+        steps = [torch.tensor(float(self.step), device=self.model.device)]
+        adamw([self.flat], [gradient], [self.first], [self.second], [], steps, fused=True, amsgrad=False, beta1=b1, beta2=b2, lr=s.rate,
+              weight_decay=s.decay, eps=EPS, maximize=False)
 
     def losses(self, logits: torch.Tensor, ids: torch.Tensor, counted: torch.Tensor) -> tuple[np.ndarray, torch.Tensor, np.ndarray]:
         """(cross-entropy [mask] in nats, its slope with respect to the logits, r [mask]) of logits [mask · row, position, vocab]."""
@@ -234,12 +256,12 @@ class _Run:
         i = self.alive.index(k)
         self.masks[k] = [m[i] > 0 for m in self.logits]
         left = [j for j in range(len(self.alive)) if j != i]
-        self.logits, self.first, self.second = ([x[left] for x in each] for each in (self.logits, self.first, self.second))
+        self.flat, self.first, self.second = (each[left] for each in (self.flat, self.first, self.second))
         self.alive.pop(i)
         rest, self.alive = self.alive, [k]
         rows = self.rows[self.step - 1]
         ids, counted = self.ids[rows].to(self.model.device), self.counted[rows].to(self.model.device)
-        with torch.no_grad(), self.masked.using([(w * mask)[None].to(self.model.module.dtype) for w, mask in zip(self.weights, self.masks[k])]):
+        with torch.no_grad(), self.masked.using([(w * mask).to(self.model.module.dtype) for w, mask in zip(self.matrix_by_matrix(self.weights[None]), self.masks[k])]):
             self.hard[k] = self.losses(self.masked.logits(ids, 1), ids, counted)[0][0]
         self.alive = rest
 
@@ -270,14 +292,14 @@ class _Run:
         return f"training {len(self.alive)} mask{'s' * (len(self.alive) != 1)}, step {self.step} of {self.schedule.steps}{again}"
 
     def state(self) -> dict:
-        return {"step": self.step, "alive": self.alive, "logits": self.logits, "first": self.first, "second": self.second,
+        return {"step": self.step, "alive": self.alive, "logits": self.flat, "first": self.first, "second": self.second,
                 "masks": self.masks, "hard": self.hard, "curves": self.curves}
 
     def restore(self, state: dict) -> None:
         device = self.model.device
         self.step, self.alive = int(state["step"]), list(state["alive"])
         self.curves, self.hard = np.array(state["curves"]), np.array(state["hard"])
-        self.logits, self.first, self.second = ([x.to(device).clone() for x in state[name]] for name in ("logits", "first", "second"))
+        self.flat, self.first, self.second = (state[name].to(device).clone() for name in ("logits", "first", "second"))
         self.masks = [m if m is None else [x.to(device) for x in m] for m in state["masks"]]
 
 
