@@ -70,7 +70,7 @@ def figures(runs) -> list:
 
 
 def cost(shape: Shape, n_tokens: int, params: Params) -> float:
-    """FLOPs of this model's share: two reads of the text (A's, and B's with its control), the joint moments, and the paths."""
+    """FLOPs of this model's share: two reads of the text (A's, and B's with its control), the joint moments, and the paths, whose steps in Python weigh more than their arithmetic."""
     d = min(shape.d_mlp, params.units)
     moments = n_tokens * shape.n_layers * 2.0 * (2 * d) ** 2
-    return n_tokens * shape.forward_flops * (2.0 if params.untrained else 1.5) + moments + shape.n_layers * params.predicted * 20.0 * d * d
+    return n_tokens * shape.forward_flops * (2.0 if params.untrained else 1.5) + moments + shape.n_layers * params.predicted * 850.0 * d * d

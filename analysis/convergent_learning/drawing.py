@@ -44,7 +44,7 @@ def _key(fig: go.Figure, theme: Theme, r) -> None:
 
 def _partners_card(r) -> Figure:
     return Figure(
-        "partners", "Units of A by how well they are matched", f"One to one, {100 * words.close(r, ONE):.0f} % of all units reach r ≥ {words.CLOSE}; {words.agreement(r)} of them have their best unit of B to themselves. "
+        "partners", "Units of A by how well they are matched", f"One to one, {100 * words.close(r, ONE):.0f} % of all units reach r ≥ {words.CLOSE}; {words.agreement(r)} of all have their best unit of B to themselves. "
         "High r is not the same job.", _by_block(r, partners), tables.partners(r),
         f"Pearson’s r between units of A and their partners in B, sorted, on {r.n_held_tokens:,} tokens that did not choose them ({r.n_fit_tokens:,} did). One to one: no unit of B twice; best each: repeats allowed. Grey: "
         "B’s tokens shuffled" + (", and an untrained network of B’s shape." if words.fresh(r) else "."),
@@ -139,7 +139,8 @@ def _shades(theme: Theme, n: int) -> list[str]:
     """Blocks from early to late along the theme's own scale, its two ends left out."""
     from plotly.colors import sample_colorscale
 
-    return sample_colorscale(theme.sequential, [0.15 + 0.6 * i / max(1, n - 1) for i in range(n)])
+    first, last = (0.45, 0.95) if theme.name == "dark" else (0.1, 0.75)  # the end nearest to the page would vanish
+    return sample_colorscale(theme.sequential, [first + (last - first) * i / max(1, n - 1) for i in range(n)])
 
 
 # ---- groups
