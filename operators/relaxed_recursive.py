@@ -7,7 +7,7 @@ Rank 0 is plain tying; where loop and products would store no less than the bloc
 rank changes nothing. Norms and biases stay each block's own: no rank makes a vector smaller. Fused Q, K, V are split first.
 
 Use it to see what depth shares and what rank buys back, and before healing: the paper trains afterwards, and untrained tying breaks a
-model. Not for speed: as many blocks run as before.
+model (the demo model most from the mean, which is no block that ever ran). Not for speed: as many blocks run as before.
 Source: Bae et al., “Relaxed Recursive Transformers: Effective Parameter Sharing with Layer-wise LoRA”, ICLR 2025, arXiv 2410.20672
 (tying in a loop, the three beginnings, the truncated SVD of the difference); which steps stepwise takes when they do not divide is our own.
 """
@@ -38,13 +38,13 @@ TITLE = "Relaxed recursion"
 class Params:
     loops: int = param(2, "Loops", first=True, low=1, high=1024, help="How often the shared blocks run; one changes nothing")
     rank: int = param(16, "Rank of each difference", first=True, low=0, high=65_536, help="0 ties the blocks; a rank that saves nothing leaves them as they are")
-    start: Literal["stepwise", "average", "lower"] = param("average", "Shared block from", first=True)
+    start: Literal["stepwise", "average", "lower"] = param("lower", "Shared block from", first=True)
     which: Literal["all", "attn", "mlp"] = param("all", "Matrices")
 
 
 NEUTRAL = (Params(rank=65_536), 0.0)
 TOGETHER = True  # what is stored serves several blocks
-SWEEP = ("rank=16", "rank=32", "rank=0", "rank=16,start=stepwise", "rank=16,start=lower")
+SWEEP = ("rank=16,start=average", "rank=32,start=average", "rank=16", "rank=32", "rank=0", "rank=16,start=stepwise")
 
 
 @dataclass(frozen=True, eq=False)

@@ -84,14 +84,14 @@ def test_bits_count_the_shared_matrix_once():
     lower block, its own copy needs no product. Rank 3 still saves; rank 4 would store as much as the blocks, so they stay."""
     model = model_of("llama", n_layers=4)
     bits = lambda plan, layer: float(plan.bits[f"{layer}.self_attn.q_proj"])
-    plan, variant = planned(relaxed_recursive, model, rank=2)
+    plan, variant = planned(relaxed_recursive, model, rank=2, start="average")
     assert [bits(plan, i) for i in range(4)] == [32 * 320, 32 * 320, 32 * 64, 32 * 64]
     assert relaxed_recursive.storage(model, plan).bits == sum(variant.bits.values())
     plan, _ = planned(relaxed_recursive, model, rank=2, start="lower")
     assert [bits(plan, i) for i in range(4)] == [32 * 256, 32 * 256, 32 * 64, 32 * 64]
-    plan, _ = planned(relaxed_recursive, model, rank=3)
+    plan, _ = planned(relaxed_recursive, model, rank=3, start="average")
     assert "0.self_attn.q_proj" in plan.user and bits(plan, 0) + bits(plan, 2) == 32 * (256 + 2 * 96)
-    plan, variant = planned(relaxed_recursive, model, rank=4, which="attn")
+    plan, variant = planned(relaxed_recursive, model, rank=4, which="attn", start="average")
     assert "0.self_attn.q_proj" not in plan.user and bits(plan, 0) == bits(plan, 2) == 32 * 256
     plan, variant = planned(relaxed_recursive, model, rank=16)
     assert not plan.user and relaxed_recursive.storage(model, plan).bits_per_weight == 32
