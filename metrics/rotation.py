@@ -52,10 +52,10 @@ class Streams:
     def maps(self) -> tuple[LinearMaps, LinearMaps]:
         """(to the input embedding, to the output) of every state."""
         damped = self.scatter + RIDGE * torch.eye(self.own.shape[1], dtype=torch.float64)
-        mean = self.total / self.n
+        factor, mean = torch.linalg.cholesky(damped), self.total / self.n
         out = []
         for cross, target in ((self.to_input, self.total_input / self.n), (self.to_output, mean[-1])):
-            weight = torch.linalg.solve(damped, cross - self.n * mean[:, :, None] * target)
+            weight = torch.cholesky_solve(cross - self.n * mean[:, :, None] * target, factor)
             out.append(LinearMaps(weight, target - (mean[:, None] @ weight)[:, 0]))
         return tuple(out)
 

@@ -151,7 +151,7 @@ def broken_card(runs) -> Figure:
     a, r, i = runs[0], runs[0].result, words.chosen(runs[0])
     return Figure(
         "bits_without", "What does the model lose without them?",
-        f"Sufficient: alone it predicts bigrams. Necessary: without it the text costs {number(r.loss[i, ABLATED, 0])} bits a token, without as many random weights "
+        f"Alone it follows the bigram table with r = {number(r.r[words.rule(a), i, ALONE, 0])}; without it the text costs {number(r.loss[i, ABLATED, 0])} bits a token, without as many random weights "
         f"{number(r.loss[i, RANDOM_ABLATED, 0])}. It does not say that no other subset would do.",
         {"this subnetwork": partial(broken, runs), "every size": partial(broken_by_size, runs)}, tables.sweep(runs),
         f"Mean surprisal of the true next token in bits, {r.n_scored:,} tokens, bars 95 % over sequences; grey: random masks with the same count in every matrix, mean and "
@@ -172,15 +172,16 @@ def _bits(run, role) -> np.ndarray:
 
 
 def broken(runs, theme: Theme) -> go.Figure:
+    shown = [row for row in ROWS if row[1] != "optimal" or any(words.optimal(run) is not None for run in runs)]
     fig = figure(theme, margin=dict(l=152, r=14, t=26, b=42), height=344)
     fig.update_layout(xaxis=dict(title="bits per token", rangemode="tozero", showgrid=True),
-                      yaxis=dict(tickvals=list(range(len(ROWS))), ticktext=[name for name, _ in ROWS], range=[len(ROWS) - 0.5, -0.5]))
+                      yaxis=dict(tickvals=list(range(len(shown))), ticktext=[name for name, _ in shown], range=[len(shown) - 0.5, -0.5]))
     shift = (0.0,) if len(runs) == 1 else np.linspace(-0.16, 0.16, len(runs))
     for run, dy in zip(runs, shift):
-        values = np.array([_bits(run, role) for _, role in ROWS])
-        plots.dots(fig, theme, run.label, values[:, 0], np.arange(len(ROWS)) + dy, low=values[:, 1], high=values[:, 2], custom=values[:, 1:],
-                   hover=f"{run.label} · %{{text}}<br>%{{x:.3f}} bits (%{{customdata[0]:.3f}}–%{{customdata[1]:.3f}})", text=[name for name, _ in ROWS])
-        grey = [theme.null_line if role in (RANDOM, RANDOM_ABLATED) else theme.run(run.label) for _, role in ROWS]
+        values = np.array([_bits(run, role) for _, role in shown])
+        plots.dots(fig, theme, run.label, values[:, 0], np.arange(len(shown)) + dy, low=values[:, 1], high=values[:, 2], custom=values[:, 1:],
+                   hover=f"{run.label} · %{{text}}<br>%{{x:.3f}} bits (%{{customdata[0]:.3f}}–%{{customdata[1]:.3f}})", text=[name for name, _ in shown])
+        grey = [theme.null_line if role in (RANDOM, RANDOM_ABLATED) else theme.run(run.label) for _, role in shown]
         fig.data[-1].marker.update(color=grey)
         fig.data[-1].error_x.update(color=theme.null_line)
     plots.dashed(fig, theme, runs[0].result.base_loss[FULL, 0], ("x", "y domain"))
