@@ -14,13 +14,13 @@ import torch
 
 import analysis.data_selection as subject
 from analysis.contract import Run
-from analysis.data_selection import drawing, leaving, passing, words
+from analysis.data_selection import drawing, helping, leaving, passing, words
 from analysis.data_selection.embed import counted, embed
 from analysis.data_selection.measure import METHODS
 from analysis.theme import THEMES
 from export import files
 from metrics import selection
-from models.corpus import Corpus, Tokens
+from models.corpus import Corpus, Tokens, parse
 from models.layout import Site
 from models.progress import Quiet
 from models.refusal import Refused
@@ -217,6 +217,30 @@ def test_every_view_is_drawn_and_the_selection_leaves_whole(setting):
     table = drawing.selection_table([a])
     assert table.num_rows == 3 * EACH and sum(table["taken"].to_pylist()) == len(words.taken(a)) and table["rank MONA"].null_count == 5
     assert words.agreement(a, b)[:2] == (pytest.approx(1.0), 1.0)
+
+
+TUNE = dict(tune=True, tune_share=15.0, tune_steps=5, tune_random=9)
+
+
+def test_tuning_on_the_planted_task_helps_and_on_shuffled_labels_does_not(setting):
+    """The tiny model knows nothing: training on the task's own tokens lowers the loss of its held-out examples below every random selection's.
+    Negative control: a target that is no task."""
+    run = ask(setting, **TUNE)
+    r = run.result
+    assert r.tuned.shape == (6 + 9, 3) and r.tuned_held == "the 5 target examples" and r.untuned > r.tuned[0].max()
+    assert words.helps(run)[0] == 0.1 and "p = 0.10" in subject.answer([run]) and "help" in [c.name for c in subject.figures([run])]
+    card = next(c for c in subject.figures([run]) if c.name == "help")
+    assert card.data.num_rows == 45 and card.views[""](THEMES["light"]).data
+    p = np.concatenate([words.helps(ask(setting, tokens(True, seed), **TUNE))[:5] for seed in range(2)])
+    assert 0.25 < p.mean() < 0.85 and (p <= 0.1).mean() <= 0.25
+    plain = ask(setting)
+    assert not len(words.helps(plain)) and "help" not in [c.name for c in subject.figures([plain])]
+
+
+def test_the_demo_pool_s_other_split_is_held_out():
+    for written, other in (("demo/instructions:train:64x64:padded", "demo/instructions:1024x64:padded"), ("demo/instructions:64x64:padded", "demo/instructions:train:1024x64:padded"), ("text/pool:padded", None)):
+        found = helping._other_split(parse(written))
+        assert (found and found.written) == other
 
 
 def many(n, seed=0):

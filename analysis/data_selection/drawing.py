@@ -27,6 +27,8 @@ def figures(runs) -> list[Figure]:
     if any(run.result.has_labels for run in runs):
         cards.append(_precision_card(runs))
     cards += [_length_card(runs), _prototype_card(runs), _overlap_card(runs), _coverage_card(runs)]
+    if any(len(run.result.tuned) for run in runs):
+        cards.insert(2 if cards[1].name == "precision" else 1, _help_card(runs))
     return [*cards, _moved_card(*runs[:2])] if pair else cards
 
 
@@ -268,6 +270,45 @@ def coverage(run, theme: Theme) -> go.Figure:
     for m, at in enumerate(plots.apart([float(v) for v in r.covered[:, 0]], 0.075 * max(r.alive, 1))):
         plots.note(fig, theme, words.method(run, m), 1.02, at, ref=("paper", "y"), xanchor="left", color=_colour(theme, m))
     fig.update_layout(xaxis=dict(title="share of the pool taken, %", tickvals=x, ticktext=[f"{100 * b:g}" for b in BUDGETS]), yaxis=dict(title="features", showgrid=True, range=[0, 1.05 * r.alive]))
+    return fig
+
+
+# ---- does it help?
+
+
+def _help_card(runs) -> Figure:
+    run = next(r for r in runs if len(r.result.tuned))
+    r, p = run.result, words.helps(run)
+    rows = []
+    for x in runs:
+        own, n = words.helps(x), len(x.result.methods)
+        rows += [{"run": x.label, "selection": words.method(x, i) if i < n else f"random {i - n + 1}", "seed": s, "nats per token": float(v), "before": x.result.untuned,
+                  "p": float(own[i]) if i < n else None} for i, losses in enumerate(x.result.tuned) for s, v in enumerate(losses)]
+    below = [words.method(run, m) for m in range(len(p)) if p[m] <= 0.05]
+    return Figure(
+        "help", "Does it help?",
+        f"Held-out loss after {run.params.tune_steps} steps of tuning on each selection ({r.tuned_held}; {r.tuned_tokens:,} tokens): filled the mean of {r.tuned.shape[1]} runs, thin each run; grey: "
+        f"{len(r.tuned) - len(p)} random selections; dashed: before. {'Below 95 % of random ones: ' + ', '.join(below) if below else 'None is below 95 % of the random ones'}. {len(p)} methods are asked at once.",
+        _views([x for x in runs if len(x.result.tuned)], helping), pa.Table.from_pylist(rows),
+        f"Next-token loss of the held-out target after {run.params.tune_steps} steps on {run.params.tune_share:g} % of the pool, by method; grey: {len(r.tuned) - len(p)} random selections of that size.",
+        words.helping(run), height=HEIGHT)
+
+
+def helping(run, theme: Theme) -> go.Figure:
+    r, n = run.result, len(run.result.methods)
+    fig = figure(theme, margin=dict(l=150, r=64, t=26, b=42), height=HEIGHT)
+    mean, p = r.tuned.mean(1), words.helps(run)
+    low, high = float(mean[n:].min()), float(mean[n:].max())
+    fig.add_shape(type="rect", x0=low, x1=high, y0=-0.5, y1=n + 0.5, fillcolor=theme.null_fill, line_width=0, layer="below")
+    plots.dashed(fig, theme, r.untuned)
+    plots.note(fig, theme, "before", r.untuned, 1.0, ref=("x", "paper"), yanchor="bottom", yshift=4)
+    fig.add_trace(go.Scatter(x=mean[n:], y=np.full(len(mean) - n, n), mode="markers", marker=dict(symbol="line-ns-open", size=12, color=theme.null_line), hovertemplate="random %{x:.4f}<extra></extra>"))
+    for m in range(n):
+        fig.add_trace(go.Scatter(x=r.tuned[m], y=np.full(r.tuned.shape[1], m), mode="markers", marker=dict(symbol="line-ns-open", size=9, color=_colour(theme, m)), hovertemplate="one run %{x:.4f}<extra></extra>"))
+        fig.add_trace(go.Scatter(x=[mean[m]], y=[m], mode="markers", marker=dict(symbol=SYMBOLS[m], size=9, color=_colour(theme, m)), hovertemplate=f"{words.method(run, m)}: %{{x:.4f}}<extra></extra>"))
+        plots.note(fig, theme, f"p = {number(p[m], 2)}", 1.0, m, ref=("paper", "y"), xanchor="left", xshift=8)
+    fig.update_layout(xaxis=dict(title="held-out loss, nats per token", showgrid=True),
+                      yaxis=dict(range=[n + 0.5, -0.5], tickvals=list(range(n + 1)), ticktext=[*(words.method(run, m) for m in range(n)), "random"], tickfont=dict(color=theme.text)))
     return fig
 
 

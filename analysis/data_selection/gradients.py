@@ -30,8 +30,8 @@ def scores(capture, own, draws: list[np.ndarray], params, progress) -> np.ndarra
             parts = whole_parts(model, "attn", model.layers)
             if not 0 < n_tuned(model, parts) <= MOST:
                 raise Refused(f"LESS takes a gradient by the attention matrices for every sample; {model.written} has {n_tuned(model, parts):,} weights in them, expected 1–{MOST:,}. Leave LESS out, or take a smaller model.")
-            pool = _examples(capture.tokens)
-            aim = pool if own is None else _examples(own)
+            pool = examples_of(capture.tokens)
+            aim = pool if own is None else examples_of(own)
             if any(len(asking(_rows(aim, rows))) == 0 for rows in draws):
                 raise Refused("LESS learns from next tokens, and a draw's target examples hold none to be predicted; give longer examples.")
             return Scores(less(model, parts, pool, [_rows(aim, rows) for rows in draws], epochs=params.less_epochs, seed=params.seed, progress=part))
@@ -41,7 +41,7 @@ def scores(capture, own, draws: list[np.ndarray], params, progress) -> np.ndarra
     return capture.keep_plan("less", about, make, Scores, progress).score
 
 
-def _examples(tokens) -> Examples:
+def examples_of(tokens) -> Examples:
     """The next token everywhere; only in answers, where the text marks them."""
     answer = tokens.spans.get("answer")
     return of_text(torch.from_numpy(tokens.ids), torch.from_numpy(tokens.keep), None if answer is None else torch.from_numpy(answer))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from analysis.data_selection import gradients, passing
+from analysis.data_selection import gradients, helping, passing
 from analysis.data_selection.embed import vocabulary
 from analysis.data_selection.passing import Codes, Passed, Survey, Target
 from metrics import selection
@@ -45,6 +45,8 @@ class Result:
     tokens that each promotes most (the direct path to the logits)
     covered [method, budget] features among the first samples of draw 0, of `alive` that occur in the pool; covered_random [selection, budget] the
     same for selections drawn at random
+    tuned [selection, seed] nats per token of the held-out target after tuning on what each method takes, then on random selections (no row
+    where it was not asked for); untuned the same before; tuned_tokens and tuned_held how much and what was held out
     """
 
     sae: str
@@ -75,6 +77,10 @@ class Result:
     covered: np.ndarray
     covered_random: np.ndarray
     alive: int
+    tuned: np.ndarray
+    untuned: float
+    tuned_tokens: int
+    tuned_held: str
 
     @cached_property
     def text(self) -> np.ndarray:
@@ -94,7 +100,8 @@ def compute(captures, params, progress) -> Result:
     sae = load_sae(choose(params.sae, capture.variant, home()), home())
     if capture.corpus.packing != "padded":
         raise Refused(f"{capture.corpus.written} is packed: one sequence joins several samples. Choose it padded, one sample a sequence ({capture.corpus.written}:padded).")
-    end = 0.08 if params.less else 0.9
+    tuning = 0.4 if params.tune else 1.0  # of the progress bar: where tuning begins, and where reading ends
+    end = 0.1 * tuning if params.less else 0.9 * tuning
     own = capture.beside(replace(parse(params.target_text), packing="padded").written).tokens if params.target_text else None
     with capture.model() as model, torch.no_grad():
         require_fit(sae, model)
@@ -109,14 +116,15 @@ def compute(captures, params, progress) -> Result:
         top = np.argsort(-p, kind="stable")[:20]
         meant = [" ".join(model.tokenizer.decode([int(t)]).strip() for t in row) for row in promoted(model, sae, top, 3)[0]]
         own_texts = [] if own is None else _texts(model.tokenizer, own)
-    by_gradient = gradients.scores(capture, own, draws, params, Stage(progress, end, 0.95)) if params.less else None
+    by_gradient = gradients.scores(capture, own, draws, params, Stage(progress, end, 0.95 * tuning)) if params.less else None
     methods = METHODS if by_gradient is None else (*METHODS, LESS)
     scores, orders = [], []
     for i, aimed in enumerate(targets):
         score, order = _orders(passed, pool, aimed, i, None if by_gradient is None else by_gradient[i])
         scores.append(score), orders.append(order)
-        progress.step(int(950 + 50 * (i + 1) / len(draws)), 1000, f"ranking by {len(methods)} methods, target {i + 1} of {len(draws)}")
+        progress.step(int(tuning * (950 + 50 * (i + 1) / len(draws))), 1000, f"ranking by {len(methods)} methods, target {i + 1} of {len(draws)}")
     first = orders[0]
+    helped = helping.helped(capture, own, first, draws[0], params, Stage(progress, tuning, 1.0)) if params.tune else None
     counts = [budget(b, first[0]) for b in BUDGETS]
     return Result(
         sae=sae.name, site=sae.site.written, d_sae=sae.d_sae, k=params.k or sae.k or 0, n_tokens=int(pool.samples["tokens"].to_numpy().sum()), n_sequences=len(pool),
@@ -125,7 +133,9 @@ def compute(captures, params, progress) -> Result:
         target_text=np.array(own_texts or pool.samples["text"].take(draws[0]).to_pylist()), target_length=np.array([aim.length[np.searchsorted(rows, d)].mean() for d in draws]),
         **_explained(passed.codes, p, first[0]), prototype_feature=top, prototype_value=p[top], pool_value=passed.mean[top], prototype_words=np.array(meant),
         covered=np.array([selection.covered(passed.codes, order, counts) for order in first]),
-        covered_random=_by_chance(passed.codes, first[0], counts, params.seed), alive=int(passed.fires.sum()))
+        covered_random=_by_chance(passed.codes, first[0], counts, params.seed), alive=int(passed.fires.sum()),
+        **(dict(tuned=np.zeros((0, 0)), untuned=0.0, tuned_tokens=0, tuned_held="") if helped is None else
+           dict(tuned=helped.tuned.loss, untuned=helped.tuned.before, tuned_tokens=helped.tuned.tokens, tuned_held=helped.held)))
 
 
 def budget(share: float, order: np.ndarray) -> int:

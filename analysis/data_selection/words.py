@@ -7,6 +7,7 @@ import numpy as np
 from analysis.contract import Headline
 from analysis.data_selection.measure import LESS, budget
 from analysis.plots import number
+from metrics.selection_tuning import rank_p
 
 
 def taken(run, method: int = 0, draw: int = 0) -> np.ndarray:
@@ -80,6 +81,24 @@ def method(run, i: int) -> str:
     return (own, f"{own}, length-matched", "raw cosine", "RDS+", "BM25", "coverage", LESS)[i]
 
 
+def helps(run) -> np.ndarray:
+    """p [method]: the rank of a method's held-out loss among random selections; empty where none was tuned on."""
+    r = run.result
+    return rank_p(r.tuned, len(r.methods)) if len(r.tuned) else np.zeros(0)
+
+
+def helping(run) -> str:
+    """One sentence on tuning, "" where there was none."""
+    r, p = run.result, helps(run)
+    if not len(p):
+        return ""
+    mean, n = r.tuned.mean(1), len(r.methods)
+    best, luck = int(np.argmin(mean[:n])), mean[n:]
+    return (f"Tuned for {run.params.tune_steps} steps on {run.params.tune_share:g} %, the held-out target costs {number(r.untuned)} nats per token before, {number(mean[0])} after {method(run, 0)} "
+            f"(p = {number(p[0], 2)}), {number(luck.mean())} after random selections ({number(luck.min())} to {number(luck.max())}, {len(luck)} of them)"
+            + (f"; the lowest, {number(mean[best])}, after {method(run, best)} (p = {number(p[best], 2)})." if best else "; no method is lower."))
+
+
 def percent(x: float) -> str:
     return f"{100 * x:.0f} %"
 
@@ -92,7 +111,7 @@ def spread(x: np.ndarray) -> str:
 
 
 def answer(runs) -> str:
-    told = "  \n".join((f"**{run.label}**: " if len(runs) > 1 else "") + _one(run) for run in runs)
+    told = "  \n".join((f"**{run.label}**: " if len(runs) > 1 else "") + " ".join(filter(None, (_one(run), helping(run)))) for run in runs)
     if len(runs) < 2 or not same_pool(*runs[:2]):
         return told
     rho, both, chance = agreement(*runs[:2])
