@@ -13,7 +13,7 @@ from metrics.selection_tuning import Tuned, tuned
 from models.corpus import Corpus
 from models.refusal import Refused
 
-RATE, BATCH, HELD = 1e-4, 8, 64
+BATCH, HELD = 8, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +35,11 @@ def helped(capture, own, order: np.ndarray, rows: np.ndarray, params, progress) 
             if not 0 < n_tuned(model, parts) <= MOST:
                 raise Refused(f"{model.written} has {n_tuned(model, parts):,} weights to tune, many times over; expected 1–{MOST:,}. Leave the tuning out, or take a smaller model.")
             held, _ = _held(capture, own, rows, params)
-            return tuned(model, parts, examples_of(capture.tokens), [o[:size] for o in order], np.sort(candidates), held, steps=params.tune_steps, batch=BATCH, rate=RATE,
+            return tuned(model, parts, examples_of(capture.tokens), [o[:size] for o in order], np.sort(candidates), held, steps=params.tune_steps, batch=BATCH, rate=params.tune_rate,
                          seeds=params.tune_seeds, random=params.tune_random, seed=params.seed, progress=part)
 
     about = dict(selections=[o[:size].tolist() for o in order], rows=rows.tolist(), task=params.task, label=params.label, target=params.target_text,
-                 steps=params.tune_steps, seeds=params.tune_seeds, random=params.tune_random, seed=params.seed)
+                 steps=params.tune_steps, rate=params.tune_rate, seeds=params.tune_seeds, random=params.tune_random, seed=params.seed)
     return Helped(capture.keep_plan("tuned on selections", about, make, Tuned, progress), _held(capture, own, rows, params)[1])
 
 
