@@ -228,7 +228,7 @@ def test_tuning_on_the_planted_task_helps_and_on_shuffled_labels_does_not(settin
     run = ask(setting, **TUNE)
     r = run.result
     assert r.tuned.shape == (6 + 9, 3) and r.tuned_held == "the 5 target examples" and r.untuned > r.tuned[0].max()
-    assert words.helps(run)[0] == 0.1 and "p = 0.10" in subject.answer([run]) and "help" in [c.name for c in subject.figures([run])]
+    assert words.helps(run)[0] == 0.1 and "p = 0.1)" in subject.answer([run]) and "help" in [c.name for c in subject.figures([run])]
     card = next(c for c in subject.figures([run]) if c.name == "help")
     assert card.data.num_rows == 45 and card.views[""](THEMES["light"]).data
     p = np.concatenate([words.helps(ask(setting, tokens(True, seed), **TUNE))[:5] for seed in range(2)])

@@ -288,7 +288,7 @@ def _help_card(runs) -> Figure:
     return Figure(
         "help", "Does it help?",
         f"Held-out loss after {run.params.tune_steps} steps of tuning on each selection ({r.tuned_held}; {r.tuned_tokens:,} tokens): filled the mean of {r.tuned.shape[1]} runs, thin each run; grey: "
-        f"{len(r.tuned) - len(p)} random selections; dashed: before. {'Below 95 % of random ones: ' + ', '.join(below) if below else 'None is below 95 % of the random ones'}. {len(p)} methods are asked at once.",
+        f"{len(r.tuned) - len(p)} random selections; dashed: before. {'p ≤ 0.05: ' + ', '.join(below) if below else 'No method has p ≤ 0.05'}, of {len(p)} asked at once.",
         _views([x for x in runs if len(x.result.tuned)], helping), pa.Table.from_pylist(rows),
         f"Next-token loss of the held-out target after {run.params.tune_steps} steps on {run.params.tune_share:g} % of the pool, by method; grey: {len(r.tuned) - len(p)} random selections of that size.",
         words.helping(run), height=HEIGHT)
@@ -296,7 +296,7 @@ def _help_card(runs) -> Figure:
 
 def helping(run, theme: Theme) -> go.Figure:
     r, n = run.result, len(run.result.methods)
-    fig = figure(theme, margin=dict(l=150, r=64, t=26, b=42), height=HEIGHT)
+    fig = figure(theme, margin=dict(l=150, r=84, t=26, b=42), height=HEIGHT)
     mean, p = r.tuned.mean(1), words.helps(run)
     low, high = float(mean[n:].min()), float(mean[n:].max())
     fig.add_shape(type="rect", x0=low, x1=high, y0=-0.5, y1=n + 0.5, fillcolor=theme.null_fill, line_width=0, layer="below")
@@ -306,7 +306,7 @@ def helping(run, theme: Theme) -> go.Figure:
     for m in range(n):
         fig.add_trace(go.Scatter(x=r.tuned[m], y=np.full(r.tuned.shape[1], m), mode="markers", marker=dict(symbol="line-ns-open", size=9, color=_colour(theme, m)), hovertemplate="one run %{x:.4f}<extra></extra>"))
         fig.add_trace(go.Scatter(x=[mean[m]], y=[m], mode="markers", marker=dict(symbol=SYMBOLS[m], size=9, color=_colour(theme, m)), hovertemplate=f"{words.method(run, m)}: %{{x:.4f}}<extra></extra>"))
-        plots.note(fig, theme, f"p = {number(p[m], 2)}", 1.0, m, ref=("paper", "y"), xanchor="left", xshift=8)
+        plots.note(fig, theme, f"p = {p[m]:.2g}", 1.0, m, ref=("paper", "y"), xanchor="left", xshift=8)
     fig.update_layout(xaxis=dict(title="held-out loss, nats per token", showgrid=True),
                       yaxis=dict(range=[n + 0.5, -0.5], tickvals=list(range(n + 1)), ticktext=[*(words.method(run, m) for m in range(n)), "random"], tickfont=dict(color=theme.text)))
     return fig

@@ -95,8 +95,8 @@ def helping(run) -> str:
     mean, n = r.tuned.mean(1), len(r.methods)
     best, luck = int(np.argmin(mean[:n])), mean[n:]
     return (f"Tuned for {run.params.tune_steps} steps at rate {run.params.tune_rate:g} on {run.params.tune_share:g} %, the held-out target costs {number(r.untuned)} nats per token before, {number(mean[0])} after {method(run, 0)} "
-            f"(p = {number(p[0], 2)}), {number(luck.mean())} after random selections ({number(luck.min())} to {number(luck.max())}, {len(luck)} of them)"
-            + (f"; the lowest, {number(mean[best])}, after {method(run, best)} (p = {number(p[best], 2)})." if best else "; no method is lower."))
+            f"(p = {p[0]:.2g}), {number(luck.mean())} after random selections ({number(luck.min())} to {number(luck.max())}, {len(luck)} of them)"
+            + (f"; the lowest, {number(mean[best])}, after {method(run, best)} (p = {p[best]:.2g})." if best else "; no method is lower."))
 
 
 def percent(x: float) -> str:
