@@ -16,6 +16,7 @@ from cache.store import Store
 from metrics.losses import NLL, TOKENS, sequence_losses
 from metrics.permutation.spec import random_maps
 from metrics.permutation.transformer import symmetry_of
+from models.corpus import parse as parse_corpus
 from models.progress import Quiet
 from models.refusal import Refused
 from models.variant import Step, Variant, parse
@@ -29,7 +30,7 @@ MERGES = ((average, average.Params()), (average, average.Params(align="weights")
 def capture_of(model, variant):
     text = text_for(model, n_sequences=12, length=16)
     out = Text(model, text.ids, text.keep)
-    out.variant = variant
+    out.variant, out.corpus = variant, parse_corpus("demo/mixed:12x16")
     return out
 
 
@@ -64,7 +65,7 @@ def test_a_model_and_itself_in_another_order(family):
 
 def test_the_price_by_hand():
     """Sums (4, 0) and (0, 8) of two parents, (6, 6) of a merge, on sequences of 2 tokens: 12/4 above 12/8 per token is 1.5."""
-    r = subject.Result(("a", "b"), ("(a+b)~average",), ("the text",), [np.array([[4.0, 0.0], [0.0, 8.0], [6.0, 6.0]])], [np.array([2.0, 2.0])], np.zeros((1, 2, 2, 20)), np.zeros((2, 20)), np.ones((1, 2)), np.ones(3, np.int64))
+    r = subject.Result(("a", "b"), ("(a+b)~average",), ("demo/mixed",), [np.array([[4.0, 0.0], [0.0, 8.0], [6.0, 6.0]])], [np.array([2.0, 2.0])], np.zeros((1, 2, 2, 20)), np.zeros((2, 20)), np.ones((1, 2)), np.ones(3, np.int64))
     run = Run("A → B", "", r, PARAMS, {})
     assert words.cost(run, 0)[0, 0] == pytest.approx(1.5) and words.losses(run, 0)[:, 0].tolist() == [1.0, 2.0, 3.0]
     assert "**average**: 1.50 nats" in subject.answer([run])

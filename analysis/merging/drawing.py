@@ -87,7 +87,25 @@ def both(run, theme: Theme) -> go.Figure:
         parent = i < len(r.parents)
         fig.add_trace(go.Scatter(x=[x[i]], y=[y[i]], mode="markers", marker=dict(symbol=symbol(name) if parent else "square", size=10, color=theme.run(name) if parent else theme.more[0]),
                                  hovertemplate=f"{name}<br>%{{x:.4g}} and %{{y:.4g}} nats<extra></extra>", cliponaxis=False))
+    _names(fig, theme, x, y, words.names(r))
     return fig
+
+
+def _names(fig: go.Figure, theme: Theme, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:
+    """Each point's name on its inner side, moved up or down where two would meet, a thin line to the point then."""
+    (left, right), (low, high) = ((v.min() - 0.06 * np.ptp(v) - 1e-6, v.max() + 0.06 * np.ptp(v) + 1e-6) for v in (x, y))
+    fig.update_layout(xaxis_range=[left, right], yaxis_range=[low, high])
+    line = (high - low) * 15 / 352  # of text, on this figure's height
+    inner = x < (left + right) / 2
+    texts, lines = [], []
+    for side, anchor, sign in ((inner, "left", 1), (~inner, "right", -1)):
+        at = np.flatnonzero(side)
+        for i, spot in zip(at, plots.apart(y[at].tolist(), line)):
+            start, end = x[i] + sign * 0.008 * (right - left), x[i] + sign * 0.022 * (right - left)
+            if abs(spot - y[i]) > line / 4:
+                lines.append(dict(type="line", x0=start, y0=y[i], x1=end, y1=spot, xref="x", yref="y", line=dict(color=theme.quiet, width=1)))
+            texts.append(plots.text_at(theme, names[i], end, spot, ref=("x", "y"), color=theme.text, xanchor=anchor, yanchor="middle"))
+    plots.add(fig, texts, lines)
 
 
 def _alignment_card(run) -> Figure:

@@ -44,7 +44,7 @@ def compute(captures, params, progress) -> Result:
         raise NotApplicable("These models cut this text into different tokens, so they cannot be merged; choose models of one tokenizer.")
     with parents[0].model() as first:
         texts = [(parents[0].ids, parents[0].keep)]
-        names = ["the text"]
+        names = [parents[0].corpus.written]
         if params.second:
             second = parents[0].beside(params.second)
             texts.append((second.ids, second.keep))
