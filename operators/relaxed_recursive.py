@@ -44,7 +44,7 @@ class Params:
 
 NEUTRAL = (Params(rank=65_536), 0.0)
 TOGETHER = True  # what is stored serves several blocks
-SWEEP = ("rank=16,start=average", "rank=32,start=average", "rank=16", "rank=32", "rank=0", "rank=16,start=stepwise")
+SWEEP = ("rank=16", "rank=32", "rank=0", "rank=16,start=average", "rank=32,start=average", "rank=16,start=stepwise")
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,7 +49,7 @@ def figures(points: list[Point], families: tuple[str, ...], chosen: str | None) 
 def _orders_card(found: list[Order]) -> Figure:
     counts = {word: sum(o.verdict == word for o in found) for word in ("holds", "not shown", "reversed")}
     told = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
-    height = max(120, 64 + 26 * len(found))
+    height = max(120, 64 + 38 * len(found))
     return Figure(
         "orders", "Do the orders that papers report hold here?",
         f"Left of the dashed line they do: {told}, of {len(found)} pair{'s' * (len(found) > 1)} that store as much. Where the interval crosses it, this model and text do not show the order.",
@@ -61,15 +61,18 @@ def _orders_card(found: list[Order]) -> Figure:
 
 
 def order_dots(found: list[Order], height: int, theme: Theme) -> go.Figure:
-    fig = figure(theme, margin=dict(l=330, r=92, t=8, b=46), height=height)
+    fig = figure(theme, margin=dict(l=248, r=84, t=8, b=46), height=height)
     values = np.array([o.difference for o in found])
     squeezed = np.sign(values) * np.sqrt(np.abs(values))
     top = float(np.nanmax(np.abs(squeezed))) or 1e-3
-    ticks = [-0.64, -0.16, -0.04, -0.01, -0.001, 0.0, 0.001, 0.01, 0.04, 0.16, 0.64]
-    inside = [t for t in ticks if abs(np.sign(t) * np.sqrt(abs(t))) <= 1.1 * top]
-    fig.update_layout(xaxis=dict(title="KL difference, nats/token (square-root scale)", range=[-1.15 * top, 1.15 * top], tickvals=[float(np.sign(t) * np.sqrt(abs(t))) for t in inside],
+    sides: list[float] = []  # from the largest inwards, as long as labels keep apart in a narrow window
+    for size in (2.56, 0.64, 0.16, 0.04, 0.01, 0.0025, 0.0004, 0.0001):
+        if np.sqrt(size) <= 1.1 * top and np.sqrt(size) > 0.36 * top and (not sides or np.sqrt(sides[-1]) - np.sqrt(size) > 0.36 * top):
+            sides.append(size)
+    inside = [*(-t for t in sides), 0.0, *reversed(sides)]
+    fig.update_layout(xaxis=dict(title="KL difference, nats/token (square-root scale)", range=[-1.15 * top, 1.15 * top], tickangle=0, tickvals=[float(np.sign(t) * np.sqrt(abs(t))) for t in inside],
                                  ticktext=[f"{t:g}".replace("-", "−") for t in inside], showgrid=True),
-                      yaxis=dict(range=[len(found) - 0.5, -0.5], tickvals=list(range(len(found))), ticktext=[f"{o.closer} against {o.farther}" for o in found]))
+                      yaxis=dict(range=[len(found) - 0.5, -0.5], tickvals=list(range(len(found))), ticktext=[f"{o.closer}<br>against {o.farther}" for o in found]))
     plots.dashed(fig, theme, 0.0)
     bars = dict(type="data", symmetric=False, array=np.nan_to_num(squeezed[:, 2] - squeezed[:, 0]), arrayminus=np.nan_to_num(squeezed[:, 0] - squeezed[:, 1]), color=theme.text, thickness=1.5, width=0)
     fig.add_trace(go.Scatter(x=squeezed[:, 0], y=list(range(len(found))), mode="markers", error_x=bars, cliponaxis=False, customdata=values,
@@ -95,7 +98,7 @@ def mark(family: str, families: tuple[str, ...], theme: Theme) -> tuple[str, str
 
 def plane(points: list[Point], families: tuple[str, ...], chosen: str | None, measure: int, theme: Theme) -> go.Figure:
     rows = legend_rows(points)
-    fig = figure(theme, margin=dict(l=60, r=24, t=24 + ROW * rows, b=46), height=HEIGHT + ROW * (rows - 1), showlegend=True, legend=_legend(theme))
+    fig = figure(theme, margin=dict(l=72, r=24, t=24 + ROW * rows, b=46), height=HEIGHT + ROW * (rows - 1), showlegend=True, legend=_legend(theme))
     values = np.array([p.measures[measure] for p in points])
     floor = LEAST[measure]
     shown = values if floor is None else np.maximum(values, floor)
