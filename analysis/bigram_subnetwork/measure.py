@@ -48,11 +48,10 @@ def study(capture, model: Model, text: training.Text, params, progress, before=N
     wanted = wishes + [Wish(x, "model") for x in numbers(params.optimal)]
     if not wishes and not params.masks:
         raise Refused("There is no λ to train a mask with and no imported mask; give at least one number, such as 0 10 100.")
+    brought = [Named("imported", float("nan"), imported.read(params.masks, capture.lab.home, model))] if params.masks else []  # refused before anything is trained
     stages = _Stages(progress, schedule, text, max(len(wanted), 1))
     stages.plan(len(wanted) + len(wishes) * ((before is not None) + len(along)) + 2 * params.controls, len(wanted) + len(wishes) * (before is not None), params)
-    found = _masks(capture, model, text, wanted, schedule, stages, "bigram")
-    if params.masks:
-        found.append(Named("imported", float("nan"), imported.read(params.masks, capture.lab.home, model)))
+    found = _masks(capture, model, text, wanted, schedule, stages, "bigram") + brought
     moved = {}
     if before is not None:
         with before.model() as original:

@@ -61,13 +61,13 @@ def _orders_card(found: list[Order]) -> Figure:
 
 
 def order_dots(found: list[Order], height: int, theme: Theme) -> go.Figure:
-    fig = figure(theme, margin=dict(l=248, r=84, t=8, b=46), height=height)
+    fig = figure(theme, margin=dict(l=292, r=84, t=8, b=46), height=height)
     values = np.array([o.difference for o in found])
     squeezed = np.sign(values) * np.sqrt(np.abs(values))
     top = float(np.nanmax(np.abs(squeezed))) or 1e-3
     sides: list[float] = []  # from the largest inwards, as long as labels keep apart in a narrow window
     for size in (2.56, 0.64, 0.16, 0.04, 0.01, 0.0025, 0.0004, 0.0001):
-        if np.sqrt(size) <= 1.1 * top and np.sqrt(size) > 0.36 * top and (not sides or np.sqrt(sides[-1]) - np.sqrt(size) > 0.36 * top):
+        if np.sqrt(size) <= 1.1 * top and np.sqrt(size) > 0.28 * top and (not sides or np.sqrt(sides[-1]) - np.sqrt(size) > 0.28 * top):
             sides.append(size)
     inside = [*(-t for t in sides), 0.0, *reversed(sides)]
     fig.update_layout(xaxis=dict(title="KL difference, nats/token (square-root scale)", range=[-1.15 * top, 1.15 * top], tickangle=0, tickvals=[float(np.sign(t) * np.sqrt(abs(t))) for t in inside],
