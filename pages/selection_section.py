@@ -1,4 +1,4 @@
-"""Below the figures of data selection: what a method takes, as a file to train on."""
+"""Below the figures of data selection: which SAE is read, and what a method takes, as a file to train on."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import streamlit as st
 
 from analysis.data_selection import leaving, words
 from export import files
+from pages import sae_section
 from pages.shared.exporting import NAMES
 
 
 def draw(view, page_now) -> None:
+    sae_section.draw(view)
     if page_now is None or not page_now.figures:
         return
     runs = page_now.runs
