@@ -41,7 +41,7 @@ def answer(runs) -> str:
     large, small = r.cut_barrier.mean(0)
     text.append(f"Matched on large singular values alone the barrier is {number(large)}, on small ones {number(small)}.")
     if LEARNED in r.methods:
-        text.append(f"The order learned from the loss leaves {spread(middle(r, LEARNED))} with R = {signed(at(LEARNED).mean())}: a low barrier needs less alignment.")
+        text.append(f"The order learned from the loss leaves {spread(middle(r, LEARNED))} with R = {signed(at(LEARNED).mean())}.")
     return " ".join(text)
 
 

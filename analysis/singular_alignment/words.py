@@ -26,7 +26,8 @@ def answer(runs) -> str:
     text.append(f"Alignment R at γ = {gamma:g} goes from {signed(total[naive, g])} to **{signed(total[i, g])}**; random orders lie in {span(band[:, g])}, and the same search between weights with nothing but singular values in common reaches {signed(r.search()[:, g].max())}.")
     if LEARNED in r.methods:
         k = r.methods.index(LEARNED)
-        text.append(f"The order learned from the loss leaves {barrier(r, k)} with R = {signed(total[k, g])}: a low barrier is not alignment.")
+        less = r.barrier[k, MIDDLE, 0] < r.barrier[i, MIDDLE, 0] and total[k, g] < total[i, g]
+        text.append(f"The order learned from the loss leaves {barrier(r, k)} with R = {signed(total[k, g])}{': a low barrier is not alignment' if less else ''}.")
     text.append(f"Weight matching takes {number(r.reduction[i])} % off the distance ‖a − b‖.")
     if r.several:
         text.append(_several(r))
