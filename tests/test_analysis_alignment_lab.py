@@ -23,7 +23,9 @@ from models.progress import Quiet
 from models.refusal import Refused
 from models.small_nets.nets import Net, Recipe
 from models.small_nets.training import train
+from tests.conftest import REPO
 
+MNIST = REPO.parent / "shared" / "data" / "images" / "mnist" / "mnist.npz"
 SHAPES = [(5, 7, 3), (64, 256, 10), (2, 64, 64, 2), (10, 33, 20, 12, 4), (6, *[16] * 8, 3)]
 
 
@@ -156,6 +158,19 @@ def test_every_figure_words_and_the_store(digits, tmp_path):
         for theme in THEMES.values():
             for draw in card.views.values():
                 draw(theme)
+
+
+@pytest.mark.skipif(not MNIST.is_file(), reason="MNIST is not here")
+def test_mnist_from_its_file_to_its_figures(tmp_path, monkeypatch):
+    from models.small_nets import shelf
+
+    monkeypatch.setenv("MICROTOME_HOME", str(tmp_path))
+    params = subject.Params(images=shelf.add(MNIST, tmp_path), widths=(), width=32, epochs=6, repeats=2, learn_steps=0, nulls=5, points=5, train_images=1500, test_images=500)
+    run = Run("A", "", subject.compute((), params, Quiet()), params, {})
+    r = run.result
+    of = lambda m: r.barrier[:, r.methods.index(m), 1, 1]
+    assert r.path[:, 0, [0, -1], 1, 1].min() > 0.8 and (of(WEIGHTS) < 0.4 * of(NONE)).all()
+    assert (r.r[:, r.methods.index(WEIGHTS), 6] > r.search_null[..., 6].max(1)).all() and len(subject.figures([run])) == 8 and "2 pairs" in subject.answer([run])
 
 
 def test_what_cannot_be_trained_is_refused():
