@@ -1,8 +1,11 @@
-"""The method's claims on three small models trained here, thresholds of the design fixed beforehand: extraction, held-out half, base,
-contrast, recovery, determinism; and passages written into known neurons of three random models.
+"""The method's claims on three small models trained here: extraction, held-out half, base, contrast, recovery, determinism; and
+passages written into known neurons of three random models.
 
-The design asks for at most 15 % of the located half at a share of 1–2 %. These models reach that at 5 % (4.2 % of the weights);
-at 2 % the worst of them keeps 38 %, which the first test holds on record.
+The design's limits are 90 % known, none of the fresh strings, at most 15 % of the located half left at a share of 1–2 %, random cuts
+that leave 85 % at perplexity × 1.05, and × 1.25 for the cut. All hold but the 15 %: it takes a share of 5 % (4.2 % of the weights), and
+at 2 % the worst model keeps 38 %. That share, and the limits on the held-out half, recovery and recall, were set after looking at these
+seeds: they record what holds. The models were made with sparse activations so that a small cut can reach their memory at all; demo
+models keep 88 to 97 % at 2 % (`python -m benchmarks.memorization --claims`).
 """
 
 import pytest
@@ -85,7 +88,7 @@ def random_model(seed: int) -> Model:
 
 @pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: f"seed{seed}")
 def test_every_locator_finds_the_neurons_that_a_string_was_written_into(seed):
-    """1 % of 800 neurons, so chance is 1 %; other neurons drawn alike are not found. The gates that pay for staying open do best, as Chang et al. report."""
+    """1 % of 800 neurons, so chance is 1 %; other neurons drawn alike are not found."""
     model, strings = random_model(seed), planted_canaries.strings(40, torch.Generator().manual_seed(seed))
     written = injection.inject(model, strings[:1], 0.01, seed)
     assert written.after < 0.5 * written.before
