@@ -11,6 +11,7 @@ anything is timed. The phase chart's grid is in benchmarks/small_nets.py, the se
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from pathlib import Path
 
@@ -56,19 +57,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     repeats = parser.parse_args().repeats
     torch.set_num_threads(1)
-    print(f"{SEQUENCES} × {LENGTH} tokens, one thread, CPU seconds, median of {repeats}\n| model | bare s | coding s | coding / bare | spread of bare / bare (quartiles) |\n|---|---|---|---|---|")
+    print(f"{SEQUENCES} × {LENGTH} tokens, one thread, CPU seconds, median of {repeats}, load {os.getloadavg()[0]:.1f}\n| model | bare s | coding s | coding / bare | spread of bare / bare (quartiles) |\n|---|---|---|---|---|")
     for model in (random_gpt2(), random_llama()):
         ids = torch.randint(0, model.config.vocab_size, (SEQUENCES, LENGTH), generator=torch.Generator().manual_seed(1))
         with tempfile.TemporaryDirectory() as held, torch.no_grad():
             found = check(model, ids, Path(held))
-            base, way, ratio, noise = bracketed(lambda: bare(model, ids), lambda: code(model, ids, Path(held)), repeats)
+            base, way, ratio, noise = bracketed(lambda: bare(model, ids), lambda: code(model, ids, Path(held)), repeats=repeats)
             print(f"| {model.written} | {base:.3f} | {way:.3f} | {ratio:.3f} (target ≤ {TARGET['cpu']}: {'met' if ratio <= TARGET['cpu'] else 'NOT met'}) | {noise:.3f} |", flush=True)
             codes = np.concatenate([s.codes() for s in found], 1)
             nearest = lambda: hamming.nearest(codes, codes[:256], 10)
             unpacked = torch.from_numpy(np.unpackbits(codes, axis=1)).float() * 2 - 1
             product = lambda: (unpacked[:256] @ unpacked.T).topk(10)
             assert (nearest()[1][:, 1] == ((unpacked.shape[1] - product().values[:, 1]) / 2).numpy()).all()
-            slow, fast, over, _ = bracketed(product, nearest, 3)
+            slow, fast, over, _ = bracketed(product, nearest, repeats=3)
             print(f"  search of 256 codes of {codes.shape[1] * 8:,} bits in {len(codes):,}: {fast:.3f} s, by float32 product of unpacked bits {slow:.3f} s ({1 / over:.1f} × faster, 32 × less memory)", flush=True)
 
 
