@@ -24,8 +24,8 @@ def neighbours_card(runs) -> Figure:
     views = {f"{run.label}: {name}" if len(runs) > 1 else name: partial(neighbours, run, s) for run in runs for s, name in enumerate(("sign codes", "random hyperplanes"))}
     which = "all blocks" if runs[0].params.layer < 0 else f"block {runs[0].params.layer}"
     return Figure(
-        "neighbours", "A passage and its nearest codes, in context", f"Top row: the passage; below the {r.unit}s whose codes lie nearest, ending at the one found. The nearest differs in {percent(first)} of the bits, the median in {percent(float(n['median'][0]))}. "
-        f"By random hyperplanes the nearest differs in {percent(other)}. Dark cells share the code at the same place.",
+        "neighbours", "A passage and its nearest codes, in context", f"Top row: the passage; below the {r.unit}s whose codes lie nearest{', a colour each' if r.unit == 'sequence' else ', ending at the one found'}. The nearest differs in {percent(first)} of the bits, the median in {percent(float(n['median'][0]))}. "
+        f"By random hyperplanes the nearest differs in {percent(other)}.{'' if r.unit == 'sequence' else ' Dark cells share the code at the same place.'}",
         views, tables.neighbours(r),
         f"Nearest of {n['n_searched']:,} {r.unit}s of other sequences by Hamming distance of {n['n_bits']:,} bits ({words.what(r)}, {which}). Colour: share of bits that differ from the passage’s code {'as a whole' if r.unit == 'sequence' else 'at the same place'}; position 0 has no code.",
         f"Text table of a passage and its {n['ids'].shape[1] - 1} nearest codes; the nearest differs in {percent(first)} of its bits.", height=90 + 30 * n["ids"].shape[1], wide=True,
@@ -36,14 +36,15 @@ def neighbours(run, source: int, theme: Theme) -> go.Figure:
     r, n = run.result, run.result.neighbours
     text, rows = tables.texts(r), n["ids"].shape[1]
     share = n["share"][source]
-    top = max(float(n["median"][source]), 1e-6)
+    whole = r.unit == "sequence"
+    top = max(float(np.nanmax(share[1:], initial=0.0) if whole else n["median"][source]), 1e-6)
     fig = figure(theme, margin=dict(l=96, r=84, t=8, b=8), height=90 + 30 * rows)
     words_ = [[text.get(int(i), "") for i in row] for row in n["ids"][source]]
     label = lambda k: "passage" if k == 0 else f"row {n['sequence'][source, k]}, {n['position'][source, k]}" if n["sequence"][source, k] >= 0 else ""
     fig.update_layout(xaxis=dict(visible=False, range=[-0.5, WINDOW - 0.5]), yaxis=dict(tickvals=list(range(rows)), ticktext=[label(k) for k in range(rows)], range=[rows - 0.5, -0.5]))
     custom = [[[w, None if not np.isfinite(s) else float(s), int(n["distance"][source, k])] for w, s in zip(words_[k], share[k])] for k in range(rows)]
     plots.heat(fig, theme, share, low=0, high=top, custom=custom, gap=2, hover="“%{customdata[0]}”<br>%{customdata[1]:.1%} of the bits differ here<br>row: %{customdata[2]:,} bits from the passage",
-               bar=dict(title=dict(text="bits that differ", side="right"), tickformat=".0%", nticks=5))
+               bar=dict(title=dict(text="bits that differ", side="right"), tickformat=".0%" if top >= 0.05 else ".1%", nticks=5))
     plots.add(fig, [plots.text_at(theme, w[:7], x, y, ref=("x", "y"), color=plots.ink(float(share[y, x]), 0, top) if np.isfinite(share[y, x]) else theme.text) for y, row in enumerate(words_) for x, w in enumerate(row) if w])
     return fig
 
