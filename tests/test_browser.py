@@ -128,7 +128,7 @@ def test_a_folder_and_a_text_of_this_machine_become_the_subject(visit, tmp_path)
     (tmp_path / "notes.txt").write_text(tiny.text())
     door = lambda: visit().open(SMALL).see_figures().press("Open a checkpoint or a text")
     door().fill("Folder of a checkpoint", str(folder)).press("Make it A").wait_for_link("a=shelf")
-    door().fill("Text or JSONL file on this machine", str(tmp_path / "notes.txt")).press("Make it the corpus").wait_for_link("corpus=text").see("text/notes")
+    door().fill("File on this machine", str(tmp_path / "notes.txt")).press("Make it the corpus").wait_for_link("corpus=text").see("text/notes")
     refused = door().fill("Folder of a checkpoint", str(tmp_path / "unicorn")).see("Found no folder")
     assert refused.page.get_by_test_id("stException").count() == 0
 
