@@ -84,8 +84,10 @@ def figures(runs) -> list:
 
 
 def cost(shape: Shape, n_tokens: int, params: Params) -> float:
-    """FLOPs of this model's half: the path's losses, learning steps (three forwards' worth each, in float32 with the plain attention), slopes and curvatures."""
+    """FLOPs of this model's half: the path's losses, learning steps (three forwards' worth each, in float32 with the plain attention), slopes and curvatures,
+    and six searches of about ten sweeps: the order by weights, its two cuts, and the null of the search."""
     methods = 4 + (params.learn_steps > 0)
     per_token = shape.forward_flops
     learn = 4 * params.learn_steps * 128 * 3 * per_token
-    return 0.5 * (n_tokens * (methods * params.points + 4) * per_token + learn + methods * 2 * 1024 * 9 * per_token)
+    searches = 6 * 10 * shape.n_layers * 4.0 * shape.d_mlp**2 * shape.d_model
+    return 0.5 * (n_tokens * (methods * params.points + 4) * per_token + learn + methods * 2 * 1024 * 9 * per_token + searches)
