@@ -55,7 +55,7 @@ def drawing(r, space: str, theme: Theme) -> go.Figure:
         style = dict(line=dict(color=hue, width=2, shape="hvh", dash="dash" if name == "by chance" else "solid"), fill="tozeroy" if name == "partner" else None)
         fig.add_trace(go.Scatter(x=(edges[:-1] + edges[1:]) / 2, y=counts, mode="lines", xaxis="x3", yaxis="y3", name=name, hovertemplate=f"{name}: %{{y}} at %{{x:.2f}}<extra></extra>", **style))
     marks = f'<span style="color:{theme.more[0]}">━</span> partner  <span style="color:{theme.quiet}">━</span> best other  <span style="color:{theme.null_line}">┅</span> by chance'
-    plots.note(fig, theme, marks, 0.73, 1.0, color=theme.text, xanchor="left", yanchor="bottom", yshift=4)
+    plots.note(fig, theme, marks, 1.0, 1.0, color=theme.text, xanchor="right", yanchor="bottom", yshift=4)
     return fig
 
 
