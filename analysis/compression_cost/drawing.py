@@ -58,14 +58,14 @@ def divergence(r, theme: Theme) -> go.Figure:
     if control:
         _summary_dots(fig, theme, r.noise_summary, floor, 0.14, CONTROL, theme.null_line, "square")
         _tail(fig, r.noise, dict(color=theme.null_line, width=1.5, dash="dash"), CONTROL)
-        plots.note(fig, theme, "■ A with noise", 0.42, 1.0, color=theme.axis, xanchor="right", yanchor="bottom", yshift=4)
     if healed:
         _summary_dots(fig, theme, r.before_summary, floor, 0.0, BEFORE, theme.b, "diamond-open")
         _tail(fig, r.before, dict(color=theme.b, width=1.5, dash="dot"), BEFORE)
     _summary_dots(fig, theme, r.kl_summary, floor, -0.14 if control else 0.0, "B", theme.b, "diamond")
     _tail(fig, r.kl, dict(color=theme.b, width=2), "B")
-    mark = lambda symbol: f'<span style="color:{theme.b}">{symbol}</span>'
-    plots.note(fig, theme, f"{mark('◆')} B" + (f"  {mark('◇')} before healing" if healed else ""), 0.0, 1.0, color=theme.text, xanchor="left", yanchor="bottom", yshift=4)
+    mark = lambda symbol, color: f'<span style="color:{color}">{symbol}</span>'
+    marks = [("◆", theme.b, "B"), *([("◇", theme.b, "before healing")] if healed else []), *([("■", theme.null_line, "A with noise")] if control else [])]
+    plots.note(fig, theme, "  ".join(f"{mark(symbol, color)} {name}" for symbol, color, name in marks), 0.0, 1.0, color=theme.text, xanchor="left", yanchor="bottom", yshift=4)
     return fig
 
 
