@@ -126,7 +126,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("pipeline", help="a diffusers folder, or “digits”: a small model is trained here")
     for name in ("share", "first", "steps", "guidance", "seed"):
         parser.add_argument(f"--{name}", type=type(getattr(defaults, name)), default=getattr(defaults, name))
-    parser.add_argument("--updates", type=int, default=1000, help="updates when the digits are learned")
+    parser.add_argument("--updates", type=int, default=700, help="updates when the digits are learned")
     given = parser.parse_args(arguments)
     r = Recipe(given.share, given.first, given.steps, given.guidance, given.seed)
     if not 0 < r.share < 1 or not 1 <= r.first <= r.steps:
