@@ -127,9 +127,12 @@ class Visitor:
         return self
 
     def cancel(self):
-        """Press Cancel in the run bar, once; a press that is lost fails the test."""
-        self.page.locator(".st-key-runbar").get_by_role("button", name="Cancel").first.click()
-        return self.see("Cancelled at")
+        """Press Cancel in the run bar, once, when the page has been drawn; then it goes from there. A press that is lost fails the test."""
+        self.page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", state="attached")
+        button = self.page.locator(".st-key-runbar").get_by_role("button", name="Cancel").first
+        button.click()
+        button.wait_for(state="hidden")
+        return self
 
     def wait_for_link(self, part: str):
         self.page.wait_for_url(lambda url: part in url)

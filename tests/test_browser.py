@@ -64,7 +64,7 @@ def test_the_first_figure_needs_no_click(visit):
     assert visitor.page.get_by_role("figure").count() >= 4  # each plot says in words what it shows
 
 
-def test_a_parameter_is_changed_watched_and_cancelled(visit):
+def test_a_parameter_is_changed_watched_and_cancelled(visit, app_home):
     visitor = visit().open(SMALL).see_figures()
     visitor.choose("removing …", "removing blocks").wait_for_link("remove=blocks").see("figures are from")
     visitor.see_figures()  # the old ones stay
@@ -73,7 +73,9 @@ def test_a_parameter_is_changed_watched_and_cancelled(visit):
     second = visit().open(visitor.page.url.removeprefix(visitor.address)).see("Cancel")  # the same bar for everybody
     second.cancel()
     for each in (visitor, second):
-        each.see("Cancelled at")
+        each.page.locator(".st-key-runbar").get_by_role("button", name="Run", exact=True).wait_for()
+    with sqlite3.connect(app_home / "jobs.sqlite") as jobs:
+        assert jobs.execute("select state from jobs order by created desc").fetchone()[0] == "cancelled"
 
 
 def test_a_against_b_is_shared_by_its_link(visit):

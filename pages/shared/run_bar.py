@@ -50,14 +50,15 @@ def draw(module: ModuleType, view: View, requests: tuple[run.Request, ...], entr
                 live.draw(states_now, key="live")
 
     bar()
-    for job, request in zip(jobs, missing or requests):
-        if job is not None and job.failed and (missing or queue.age(job) < RECENT):
-            label = " → ".join(v.written for v in request.variants)
-            states.error_card(f"{module.TITLE} did not finish{' for ' + plain(label) if label else ''}", job.job.error, f"job_{job.id[:8]}", job.job.details)
-        elif job is not None and missing and job.computed_otherwise(request):
-            st.warning("This was computed by a newer text of the program than these pages run. Restart the app to see it.", icon=":material/restart_alt:")
-        elif job is not None and job.cancelled and missing:
-            st.caption(f"Cancelled at {job.fraction * 100:.0f} %. What was measured until then is kept; Run goes on from there.")
+    with st.container(key="told"):  # always there, so that what is told moves nothing: the browser now and then lost a line that came and went
+        for job, request in zip(jobs, missing or requests):
+            if job is not None and job.failed and (missing or queue.age(job) < RECENT):
+                label = " → ".join(v.written for v in request.variants)
+                states.error_card(f"{module.TITLE} did not finish{' for ' + plain(label) if label else ''}", job.job.error, f"job_{job.id[:8]}", job.job.details)
+            elif job is not None and missing and job.computed_otherwise(request):
+                st.warning("This was computed by a newer text of the program than these pages run. Restart the app to see it.", icon=":material/restart_alt:")
+            elif job is not None and job.cancelled and missing:
+                st.caption(f"Cancelled at {job.fraction * 100:.0f} %. What was measured until then is kept; Run goes on from there.")
 
 
 def _asked() -> dict[str, str]:
