@@ -25,7 +25,7 @@ from models.documents import Document, content_hash, read_file
 from models.refusal import Refused
 from models.serving import public
 
-MOST_SEQUENCES, LONGEST = 100_000, 8_192
+MOST_SEQUENCES, MOST_AT_ONCE, LONGEST = 10_000_000, 100_000, 8_192  # at once: where they are not passed over in pieces
 UNIFORM = "ids/uniform"
 _SOURCE = re.compile(r"(demo|text|hub)/[A-Za-z0-9][A-Za-z0-9._/\-]*\Z")
 
@@ -62,6 +62,8 @@ class Corpus:
 
         Raises Refused when the text is missing, empty, binary or shorter than one sequence.
         """
+        if self.n_sequences > MOST_AT_ONCE:
+            raise Refused(f"{self.n_sequences:,} sequences are held in memory here; expected at most {MOST_AT_ONCE:,}. More are only passed over in pieces, as a pool that is scored.")
         if self.source == UNIFORM:
             return _uniform(self, tokenizer)
         return cut(self, read_documents(self, home), tokenizer)
@@ -165,7 +167,7 @@ def read_documents(corpus: Corpus, home: Path):
     else:
         from models.hub_text import dataset_documents
 
-        yield from _shuffled(dataset_documents(name, corpus.split, MOST_SEQUENCES), corpus)
+        yield from _shuffled(dataset_documents(name, corpus.split, MOST_AT_ONCE if corpus.seed else MOST_SEQUENCES), corpus)
 
 
 def _demo_documents(strand: str, corpus: Corpus):

@@ -134,3 +134,11 @@ def test_pieces_are_the_whole_cut_up(tmp_path, home):
     assert [len(t.ids) for t, _ in pieces] == [8, 8, 4] and [x for _, texts in pieces for x in texts] == [r["text"] for r in rows if r["text"]][:20]
     assert [row[k].tolist() for t, _ in pieces for row, k in zip(t.ids, t.keep)] == [row[k].tolist() for row, k in zip(whole.ids, whole.keep)]
     assert np.concatenate([t.labels["kind"] for t, _ in pieces]).tolist() == whole.labels["kind"].tolist()
+
+
+def test_more_sequences_than_memory_holds_are_read_in_pieces_only(tmp_path, home):
+    (tmp_path / "long.txt").write_text("\n\n".join(f"w{i % 20} w{(3 * i) % 20} w1" for i in range(600)))
+    corpus = parse(register_text(tmp_path / "long.txt", home) + ":200000x8:padded")
+    assert sum(len(tokens.ids) for tokens, _ in corpus.pieces(tiny.tokenizer(), home, 128)) == 600
+    with pytest.raises(Refused, match="200,000 sequences are held in memory here; expected at most 100,000"):
+        corpus.tokens_for(tiny.tokenizer(), home)
