@@ -33,12 +33,12 @@ def pearson_interval(sums: np.ndarray, resamples: int = 2000, seed: int = 0) -> 
     95 % percentile interval; NaN with one sequence, all NaN where one side does not vary.
     """
     sums = np.asarray(sums, np.float64)
-    r = float(_pearson(sums.sum(0)))
+    r = float(pearson(sums.sum(0)))
     n = len(sums)
     if n < 2 or not np.isfinite(r):
         return r, float("nan"), float("nan")
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples).astype(np.float64)
-    low, high = np.nanquantile(_pearson(weights @ sums), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.nanquantile(pearson(weights @ sums), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return r, float(low), float(high)
 
 
@@ -48,7 +48,8 @@ def pair_sums(x: np.ndarray, y: np.ndarray, here: np.ndarray) -> np.ndarray:
     return np.stack([n, x.sum(1), y.sum(1), (x * x).sum(1), (y * y).sum(1), (x * y).sum(1)], 1).astype(np.float64)
 
 
-def _pearson(sums: np.ndarray) -> np.ndarray:
+def pearson(sums: np.ndarray) -> np.ndarray:
+    """r [...] of sums [..., 6] as `pair_sums` makes them; NaN where one side does not vary."""
     n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         spread = np.maximum(n * xx - x * x, 0) * np.maximum(n * yy - y * y, 0)

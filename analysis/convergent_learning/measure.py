@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from metrics.bootstrap import LEVEL
+from metrics.bootstrap import LEVEL, pearson
 from metrics.convergence import best_each, explained_by_few, groups, one_to_one, within
 from metrics.permutation.activations import CrossMoments, unit_activations
 from models.layout import Site
@@ -220,10 +220,7 @@ def _mean_interval(sums: np.ndarray, params) -> np.ndarray:
 
 def _mean_r(sums: np.ndarray) -> np.ndarray:
     """Mean over units of r, from sums [draw, 6, unit]; a unit that never changes counts as 0, as everywhere here."""
-    n, x, y, xx, yy, xy = np.moveaxis(sums, 1, 0)
-    spread = np.maximum(n * xx - x * x, 0) * np.maximum(n * yy - y * y, 0)
-    moves = spread > 1e-18 * n * xx * n * yy
-    return np.where(moves, (n * xy - x * y) / np.sqrt(np.where(moves, spread, 1.0)), 0.0).mean(1)
+    return np.nan_to_num(pearson(np.moveaxis(sums, 1, -1))).mean(1)
 
 
 def _padded(rows: list[np.ndarray]) -> np.ndarray:
