@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from pages.shared import queue
+from pages.shared import queue, redrawn
 from pages.shared.wording import ago, duration, plain
 
 COLORS = {"done": "green", "failed": "red", "cancelled": "gray", "running": "blue", "queued": "gray", "waiting": "gray"}
@@ -30,7 +30,6 @@ def row(job: queue.Standing) -> None:
             st.markdown(plain(job.job.error))
 
 
-@st.fragment(run_every=1.0)
 def jobs() -> None:
     active, past = queue.active(), queue.history(HISTORY)
     st.markdown("##### Now")
@@ -45,4 +44,4 @@ def jobs() -> None:
         st.caption("What was computed on this machine will be listed here, with a way back to its page.")
 
 
-jobs()
+redrawn.draw(jobs, every=1.0)

@@ -11,7 +11,7 @@ from jobs.spec import job_id
 from models import examine, hub
 from models.examine import Ask
 from pages.checkpoint.names import in_markdown
-from pages.shared import queue, states
+from pages.shared import queue, redrawn, states
 from pages.shared.queue import Standing
 from pages.shared.wording import duration, plain, prose
 
@@ -47,7 +47,6 @@ def answer(ask: Ask, what: str, key: str, by_itself: bool = True) -> Entry | Non
 
 
 def _progress(ask: Ask, key: str) -> None:
-    @st.fragment(run_every=0.5)
     def bar() -> None:
         job = standing(ask)
         if job is None or not job.active:
@@ -58,7 +57,7 @@ def _progress(ask: Ask, key: str) -> None:
                 st.button("Cancel", icon=":material/close:", type="tertiary", key=f"cancel_{key}", on_click=queue.cancel, args=(job.id,))
             st.progress(job.fraction)
 
-    bar()
+    redrawn.draw(bar, every=0.5)
 
 
 def standing(ask: Ask) -> Standing | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from pages.shared import queue
+from pages.shared import queue, redrawn
 from pages.shared.queue import Standing
 from pages.shared.wording import plain
 
@@ -14,7 +14,6 @@ def wait_for(jobs: list[Standing], key: str, pieces: int = 0) -> None:
     ids = [job.id for job in jobs]
     began = _pieces(jobs, pieces)
 
-    @st.fragment(run_every=0.5)
     def bar() -> None:
         now = [job for job in queue.active() if job.id in ids]
         if not now or _pieces(now, pieces) != began:
@@ -27,7 +26,7 @@ def wait_for(jobs: list[Standing], key: str, pieces: int = 0) -> None:
                 st.button("Cancel", icon=":material/close:", type="tertiary", key=f"cancel_{key}", on_click=_cancel, args=(ids,))
         st.progress(queue.fraction(now))
 
-    bar()
+    redrawn.draw(bar, every=0.5)
 
 
 def _pieces(jobs: list[Standing], pieces: int) -> int:

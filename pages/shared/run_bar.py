@@ -13,7 +13,7 @@ import streamlit as st
 from analysis import run
 from models import corpus as corpora
 from models.refusal import Refused
-from pages.shared import controls, live, queue, states
+from pages.shared import controls, live, queue, redrawn, states
 from pages.shared.view import VIEW, View, differences, with_slice
 from pages.shared.wording import ago, duration, plain, size
 
@@ -30,7 +30,6 @@ def draw(module: ModuleType, view: View, requests: tuple[run.Request, ...], entr
     running = not queue.settled(jobs)
     link = _asked()
 
-    @st.fragment(run_every=0.5 if running else None)
     def bar() -> None:
         states_now = [queue.find(r) for r in (missing or requests)]
         if _asked() != link or (running and queue.settled(states_now)):
@@ -49,16 +48,15 @@ def draw(module: ModuleType, view: View, requests: tuple[run.Request, ...], entr
                 st.progress(queue.fraction(states_now))
                 live.draw(states_now, key="live")
 
-    bar()
-    with st.container(key="told"):  # always there, so that what is told moves nothing: the browser now and then lost a line that came and went
-        for job, request in zip(jobs, missing or requests):
-            if job is not None and job.failed and (missing or queue.age(job) < RECENT):
-                label = " → ".join(v.written for v in request.variants)
-                states.error_card(f"{module.TITLE} did not finish{' for ' + plain(label) if label else ''}", job.job.error, f"job_{job.id[:8]}", job.job.details)
-            elif job is not None and missing and job.computed_otherwise(request):
-                st.warning("This was computed by a newer text of the program than these pages run. Restart the app to see it.", icon=":material/restart_alt:")
-            elif job is not None and job.cancelled and missing:
-                st.caption(f"Cancelled at {job.fraction * 100:.0f} %. What was measured until then is kept; Run goes on from there.")
+    redrawn.draw(bar, every=0.5 if running else None)
+    for job, request in zip(jobs, missing or requests):
+        if job is not None and job.failed and (missing or queue.age(job) < RECENT):
+            label = " → ".join(v.written for v in request.variants)
+            states.error_card(f"{module.TITLE} did not finish{' for ' + plain(label) if label else ''}", job.job.error, f"job_{job.id[:8]}", job.job.details)
+        elif job is not None and missing and job.computed_otherwise(request):
+            st.warning("This was computed by a newer text of the program than these pages run. Restart the app to see it.", icon=":material/restart_alt:")
+        elif job is not None and job.cancelled and missing:
+            st.caption(f"Cancelled at {job.fraction * 100:.0f} %. What was measured until then is kept; Run goes on from there.")
 
 
 def _asked() -> dict[str, str]:

@@ -16,7 +16,7 @@ from models import shelf, variant_shelf
 from models.params import fields_of, key_params, read_params
 from models.refusal import Refused
 from models.variant import Step, write_value
-from pages.shared import controls, opening, queue, visitor
+from pages.shared import controls, opening, queue, redrawn, visitor
 from pages.shared.room import OFFLOAD, devices
 from pages.shared.view import BETWEEN, DEFAULT_MODEL, View, whole
 from pages.shared.wording import plain, short_variant
@@ -151,7 +151,6 @@ def queue_panel() -> None:
     """What runs and what waits, on every page; redrawn each second while there is anything."""
     active = queue.active()
 
-    @st.fragment(run_every=1.0 if active else None)
     def panel() -> None:
         now = queue.active()
         n_running = sum(job.running for job in now)
@@ -175,4 +174,4 @@ def queue_panel() -> None:
                 st.caption(f":material/schedule: {plain(job.title)}")
 
     with st.sidebar:
-        panel()
+        redrawn.draw(panel, every=1.0 if active else None)
