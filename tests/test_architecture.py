@@ -76,6 +76,11 @@ def test_names_and_sizes(path):
     assert len(path.read_text().splitlines()) <= 400, f"{path} is over 400 lines: is it still one thing?"
 
 
+def test_what_is_redrawn_by_itself_goes_through_one_door():
+    """pages/shared/redrawn.py says why."""
+    assert [p.name for p in sorted((REPO / "pages").rglob("*.py")) if "st.fragment(run_every" in p.read_text()] == ["redrawn.py"]
+
+
 def test_nothing_heavy_is_imported_by_pages_and_analyses():
     """A fresh interpreter imports every analysis and everything pages share; none of the slow libraries may come along."""
     pages = [f"pages.shared.{p.stem}" for p in (REPO / "pages" / "shared").glob("*.py") if p.stem != "__init__"]
