@@ -30,6 +30,12 @@ def cancel(id: str, home: Path | None = None) -> None:
     _table(home).cancel(id)
 
 
+def resumable(id: str, home: Path | None = None) -> bool:
+    """Whether an interrupted run of it left a state to go on from."""
+    folder = _table(home).partial(id)
+    return folder.is_dir() and any(folder.iterdir())
+
+
 def queue(home: Path | None = None) -> list[Job]:
     """Running and waiting jobs, in the order they are taken."""
     return _table(home).queue()

@@ -1,4 +1,7 @@
-"""The progress that says nothing; jobs and the command line bring ones that do, with the same methods."""
+"""The progress that says nothing, and what can be built on any: a stretch of a run, results kept by name. Jobs and the command line bring
+progresses that do say something, with the same methods."""
+
+SHARES = 1000  # a Stage counts in so many parts of the whole run
 
 
 class Quiet:
@@ -27,7 +30,7 @@ class Stage:
 
     def step(self, i: int, n: int, message: str = "", live: dict[str, float] | None = None) -> None:
         share = self.start + (self.end - self.start) * (i / n if n else 0.0)
-        self.whole.step(round(1000 * share), 1000, message, live)
+        self.whole.step(round(SHARES * share), SHARES, message, live)
 
     def save(self, state: dict, force: bool = False) -> None:
         self.whole.save(state, force)
@@ -37,3 +40,20 @@ class Stage:
 
     def part(self, key: str) -> "Stage":
         return Stage(self.whole.part(key), self.start, self.end)
+
+
+class Kept:
+    """Results of a long run by name: an interrupted run makes none of them twice."""
+
+    def __init__(self, progress):
+        self.progress, self.done = progress, progress.saved() or {}
+
+    def __call__(self, name: str, make):
+        """make(), or what an interrupted run of the same job had made under this name: arrays, tensors, plain values."""
+        if name not in self.done:
+            try:
+                self.done[name] = make()
+            finally:  # cancelled in the middle too: what was done until then
+                if self.done:
+                    self.progress.save(self.done)
+        return self.done[name]

@@ -8,7 +8,7 @@ import torch
 
 import analysis
 from analysis import run
-from analysis.memorization_subspace import Params, lost, words
+from analysis.memorization_subspace import Params, finding, locators, lost, words
 from metrics import attribution, injection, memorized
 from metrics.extraction import Passages, decode, extract, likeness, passages, shortened
 from metrics.soft_prompt import recovery
@@ -16,7 +16,7 @@ from models import checkpoints, shelf
 from models.corpus import Tokens, register_text
 from models.layout import layout_for
 from models.loaded import Model
-from models.progress import Quiet
+from models.progress import Kept, Quiet
 from operators import cut_memorized, parse
 from tests import tiny
 from tests.operator_bench import Text, model_of, text_for
@@ -305,7 +305,7 @@ def test_locators_are_compared_at_equal_density_and_drawn(known):
     """On the planted memory every contrast beats random neurons of the same number; the cards draw."""
     from types import SimpleNamespace
 
-    from analysis.memorization_subspace import drawing_locators, finding, locators
+    from analysis.memorization_subspace import drawing_locators
     from analysis.theme import DARK, LIGHT
 
     p, model, _ = known
@@ -313,7 +313,7 @@ def test_locators_are_compared_at_equal_density_and_drawn(known):
     other = strings(32, seed=7).ids
     text.beside = lambda written: Text(model, other, torch.ones_like(other, dtype=torch.bool))
     half = 1 + torch.arange(len(p)) % 2
-    found = finding.Finding(model, text, p, strings(16, seed=5), [half], params)
+    found = finding.Finding(model, text, p, strings(16, seed=5), [half], params, Kept(Quiet()))
     result = found.measured(Quiet()) | locators.compared(found, params, Quiet())
     names = result["compared"].tolist()
     assert names == ["weights", *locators.QUICK, "random"]
@@ -325,6 +325,45 @@ def test_locators_are_compared_at_equal_density_and_drawn(known):
     for card in drawing_locators.cards([run_]):
         assert card.data.num_rows and all(view(theme).data for view in card.views.values() for theme in (LIGHT, DARK))
     assert drawing_locators.cards([SimpleNamespace(result=SimpleNamespace(**locators.nothing()))]) == []
+
+
+def test_an_interrupted_comparison_goes_on_where_it_was(known, monkeypatch):
+    """Cancelled within a locator, then asked again: what was scored before is not scored twice, and the result is that of an unbroken run."""
+
+    p, model, _ = known
+    other = strings(32, seed=7).ids
+    text, params = Text(model, p.ids, torch.ones_like(p.ids, dtype=torch.bool)), Params(recovery=0, compare="quick", share=0.2, base="format")
+    text.beside = lambda written: Text(model, other, torch.ones_like(other, dtype=torch.bool))
+    locate, asked = attribution.locate, []
+
+    class Job(Quiet):
+        state: dict | None = None
+
+        def save(self, state, force=False):
+            Job.state = dict(state)
+
+        def saved(self):
+            return Job.state
+
+    def broken(by, *rest):
+        asked.append(by)
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return locate(by, *rest)
+
+    def whole(progress):
+        return locators.compared(finding.Finding(model, text, p, strings(16, seed=5), [1 + torch.arange(len(p)) % 2], params, Kept(progress)), params, progress)
+
+    monkeypatch.setattr(locators, "QUICK", ("contrast", "activation"))
+    unbroken = whole(Quiet())
+    monkeypatch.setattr(attribution, "locate", broken)
+    with pytest.raises(KeyboardInterrupt):
+        whole(Job())
+    assert list(Job.state) == ["equal, contrast", "equal, activation", "injected 0, weights", "injected 0, contrast"]
+    again = whole(Job())
+    assert asked[3:5] == ["activation"] * 2 and len(asked) == 4 + 2 * 7 - 3  # each locator once at equal density, on three injected and three deleted
+    for name in ("compared_extracted", "injected_recall", "deleted"):
+        assert np.array_equal(unbroken[name], again[name]), name
 
 
 def test_verdicts_follow_the_control():

@@ -9,7 +9,7 @@ import torch
 from metrics import attribution, memorized
 from metrics.extraction import Passages, decode, extract, likeness
 from metrics.soft_prompt import recovery
-from models.progress import Stage
+from models.progress import Kept, Stage
 
 NATURAL = "demo/stories:32x64"  # held-out: base and perplexity
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -51,8 +51,8 @@ def nothing() -> dict:
 class Finding:
     """Sizes of the feed-forward inputs on every half and on the base texts, each measured once."""
 
-    def __init__(self, model, capture, p: Passages, fresh: Passages, halves: list[torch.Tensor], params):
-        self.model, self.p, self.fresh, self.params, self.half = model, p, fresh, params, halves[0]
+    def __init__(self, model, capture, p: Passages, fresh: Passages, halves: list[torch.Tensor], params, kept: Kept):
+        self.model, self.p, self.fresh, self.params, self.half, self.kept = model, p, fresh, params, halves[0], kept
         self.ids, self.counted = natural(capture)
         self.halves = [(p[half == 1], p[half == 2]) for half in halves]
         self.sizes = [tuple(memorized.of_passages(model, q, params.normalised) for q in pair) for pair in self.halves]
@@ -61,15 +61,13 @@ class Finding:
         self.base = self.bases.get(params.base) or memorized.sizes(model, bos, torch.ones_like(bos, dtype=torch.bool), params.normalised)
         self.unit = "weights" if params.locator == "weights" else "neurons"
         self.perplexity = perplexity(model, self.ids, self.counted)
-        self.scores: dict[int, dict] = {}
 
     def masks(self, split: int, share: float, progress=None) -> dict[int, torch.Tensor]:
         """What the chosen locator finds on the first half of a split."""
         if self.params.locator in CONTRASTS:
             return memorized.masks(self.model, self.sizes[split][0], self.base, share, self.unit)
-        if split not in self.scores:
-            self.scores[split] = attribution.locate(self.params.locator, self.model, self.halves[split][0][:READ], self.base, self.params.seed, progress)
-        return memorized.neuron_masks(self.model, self.scores[split], share)
+        scores = self.kept(f"scores, split {split}", lambda: attribution.locate(self.params.locator, self.model, self.halves[split][0][:READ], self.base, self.params.seed, progress))
+        return memorized.neuron_masks(self.model, scores, share)
 
     def ratio(self, variant) -> float:
         """Perplexity on natural text, after / before."""

@@ -45,7 +45,7 @@ def _equal(found, params, names, progress) -> dict:
     counts = {i: max(1, round(float(m.double().mean()) * m.shape[1])) for i, m in wanda.items()}
     named = {WEIGHTS: wanda}
     for name, stage in _turns(progress, names):
-        scores = attribution.locate(name, model, read, found.base, params.seed, stage)
+        scores = found.kept(f"equal, {name}", lambda: attribution.locate(name, model, read, found.base, params.seed, stage))
         stage.step(1, 1, f"{name}, at equal density")
         named[name] = {i: memorized.columns(memorized.output_matrix(model, i), s, counts[i] / len(s), signed=False) for i, s in scores.items()}
     named[RANDOM] = memorized.random_like(named[names[0]], "neurons", params.seed)
@@ -67,7 +67,7 @@ def _injected(found, params, names, progress) -> dict:
         nats[t] = planted.before, planted.after
         base = memorized.sizes(planted.model, found.ids, found.counted)
         for k, (name, stage) in enumerate(_turns(Stage(progress, (t + 0.3) / n, (t + 1) / n), (WEIGHTS, *names))):
-            recall[k, t] = injection.recall(_neuron_scores(name, planted.model, one, base, params.seed, stage), planted.gold, INJECTED)
+            recall[k, t] = found.kept(f"injected {t}, {name}", lambda: injection.recall(_neuron_scores(name, planted.model, one, base, params.seed, stage), planted.gold, INJECTED))
             stage.step(1, 1, f"{name}, passage {t + 1} of {n} written into known neurons")
     return dict(injected_recall=recall, injected_nats=nats, injected_share=INJECTED)
 
@@ -76,13 +76,16 @@ def _deleted(found, params, names, progress) -> dict:
     """Single passages located one at a time and their neurons zeroed: what that does to them, to the others, and to natural text."""
     model, read, held = found.model, found.halves[0][0], found.halves[0][1]
     n, rows = min(TRIALS, len(read)), (WEIGHTS, *names, RANDOM)
-    generator = torch.Generator().manual_seed(params.seed)
     whole, change = float(extract(model, held).right.mean()), np.zeros((len(rows), n, 3))
     for t in range(n):
         one = read[t : t + 1]
         before = float(extract(model, one).right[0])
         for k, (name, stage) in enumerate(_turns(Stage(progress, t / n, (t + 1) / n), rows)):
-            scores = {i: torch.rand(len(x), generator=generator) for i, x in found.base.rms.items()} if name == RANDOM else _neuron_scores(name, model, one, found.base, params.seed, stage)
+            if name == RANDOM:
+                generator = torch.Generator().manual_seed(params.seed + t)
+                scores = {i: torch.rand(len(x), generator=generator) for i, x in found.base.rms.items()}
+            else:
+                scores = found.kept(f"deleted {t}, {name}", lambda: _neuron_scores(name, model, one, found.base, params.seed, stage))
             variant = memorized.cut(model, injection.without_first(memorized.neuron_masks(model, scores, DELETED, signed=False)))
             change[k, t] = float(extract(variant, one).right[0]) - before, float(extract(variant, held).right.mean()) - whole, found.ratio(variant)
             stage.step(1, 1, f"{name}, passage {t + 1} of {n} deleted")

@@ -10,7 +10,7 @@ import torch
 
 from analysis.memorization_subspace import finding, locators, lost
 from metrics.extraction import Passages, exact_share, extract, passages, shortened, shuffled
-from models.progress import Stage
+from models.progress import Kept, Stage
 
 FEWEST = 8  # memorized passages; fewer cannot be halved and say anything
 SPLITS = 3  # random halvings, so that luck of the draw can be seen
@@ -80,7 +80,7 @@ def compute(captures, params, progress) -> Result:
         lengths = _lengths(p)
         known = p[before.exact]
         if halves[0].max():
-            found = finding.Finding(model, capture, p, fresh, halves, params)
+            found = finding.Finding(model, capture, p, fresh, halves, params, Kept(progress))
             turn = {"none": 0.9, "quick": 0.3, "all": 0.05}[params.compare]  # of the run, about
             located = found.measured(Stage(progress, 0.0, turn)) | locators.compared(found, params, Stage(progress, turn, 0.9))
         else:

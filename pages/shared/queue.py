@@ -13,6 +13,7 @@ from jobs import client
 from jobs.spec import job_id
 from jobs.table import Job
 from models import shelf
+from models.progress import SHARES
 from models.refusal import Refused
 from models.variant import Variant, write_value
 from pages.shared import visitor
@@ -87,8 +88,18 @@ class Standing:
             return self.job.message or "waiting for a worker"
         if self.job.cancel_asked:
             return "cancelling after this step"
-        count = f"{self.job.i:,} of {self.job.n:,}" if self.job.n and self.job.spec["kind"] != "sweep" else ""  # a sweep counts in its message
-        return ", ".join(filter(None, [self.job.message or "starting", count, self.left]))
+        return ", ".join(filter(None, [self.job.message or "starting", self._count, self.left]))
+
+    @property
+    def _count(self) -> str:
+        if not self.job.n or self.job.spec["kind"] == "sweep":  # a sweep counts in its message
+            return ""
+        return f"{self.fraction * 100:.0f} %" if self.job.n == SHARES else f"{self.job.i:,} of {self.job.n:,}"
+
+    @property
+    def resumable(self) -> bool:
+        """Interrupted, and a state was kept to go on from."""
+        return client.resumable(self.id)
 
     @property
     def title(self) -> str:

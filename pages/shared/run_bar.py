@@ -56,7 +56,7 @@ def draw(module: ModuleType, view: View, requests: tuple[run.Request, ...], entr
         elif job is not None and missing and job.computed_otherwise(request):
             st.warning("This was computed by a newer text of the program than these pages run. Restart the app to see it.", icon=":material/restart_alt:")
         elif job is not None and job.cancelled and missing:
-            st.caption(f"Cancelled at {job.fraction * 100:.0f} %. What was measured until then is kept; Run goes on from there.")
+            st.caption(f"Cancelled at {job.fraction * 100:.0f} %. " + ("What was measured until then is kept; Run goes on from there." if job.resumable else "Run starts again."))
 
 
 def _asked() -> dict[str, str]:
