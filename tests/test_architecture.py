@@ -95,6 +95,14 @@ def test_nothing_heavy_is_imported_by_pages_and_analyses():
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
+def test_nothing_strays_to_the_top():
+    listed = subprocess.run(["git", "ls-files"], cwd=REPO, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = {".ci", ".gitignore", ".streamlit", "Makefile", "README.md", "app.py", "pytest.ini", "requirements.txt", "requirements-diffusion.txt"}
+    assert {name.split("/")[0] for name in listed.stdout.split()} <= ROOMS | files | {"benchmarks", "docs", "tests"}
+
+
 def test_every_analysis_has_a_page_and_a_readme_row():
     import analysis
 
