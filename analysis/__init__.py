@@ -7,7 +7,7 @@ from types import ModuleType
 
 from models.refusal import Refused
 
-ANALYSES = ("layer_redundancy", "bigram_subnetwork", "arithmetic_heads", "memorization_subspace", "feature_browser", "sae_training", "data_selection", "hash_codes", "hash_codes_lab", "compression_cost",
+ANALYSES = ("layer_redundancy", "bigram_subnetwork", "arithmetic_heads", "memorization_subspace", "memorized_images", "feature_browser", "sae_training", "data_selection", "hash_codes", "hash_codes_lab", "compression_cost",
             "sensitivity", "compression_skills", "feature_survival", "chain_search", "evopress", "singular_alignment", "convergent_learning", "merging", "alignment_lab")
 
 

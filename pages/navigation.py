@@ -13,6 +13,7 @@ page = st.navigation(
                         st.Page("bigram_subnetwork.py", title="Which few weights turn a token into its usual successor?"),
                         st.Page("arithmetic_heads.py", title="Which few heads fetch the operands?"),
                         st.Page("memorization_subspace.py", title="Is what it has by heart kept in one subspace?"),
+                        st.Page("memorized_images.py", title="Is what an image generator has by heart kept in few weights?"),
                         st.Page("data_selection.py", title="Which training samples are most like my task?"),
                         st.Page("hash_codes.py", title="Which units does each token switch on?"),
                         st.Page("sae_training.py", title="Which dictionary of features does a site hold?"),
