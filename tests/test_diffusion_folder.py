@@ -78,8 +78,16 @@ def _missing_weight(path):
     save_file(held, file)
 
 
-N, GOOD = 16, np.zeros((16, 8, 8, 1), np.float32)
-ONCE = np.zeros((8, 8, 8, 1), np.float32)
+def _other_unet(path):
+    from diffusers import UNet2DConditionModel
+
+    shutil.rmtree(path, ignore_errors=True)
+    UNet2DConditionModel(sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8,), norm_num_groups=4, cross_attention_dim=32, attention_head_dim=4,
+                         down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",)).save_pretrained(path)
+
+
+N, ROWS = len(digits.PLANTED), len(digits.PROMPTS)
+GOOD, ONCE = np.zeros((N, 8, 8, 1), np.float32), np.zeros((len(digits.ONCE), 8, 8, 1), np.float32)
 MALFORMED = {
     "no unet": (lambda p: shutil.rmtree(p / "unet"), "no folder unet/"),
     "no scheduler": (lambda p: shutil.rmtree(p / "scheduler"), "no folder scheduler/"),
@@ -99,8 +107,8 @@ MALFORMED = {
     "no embeddings file": (lambda p: (p / folder.EMBEDDINGS).unlink(), "prompts.txt but no prompts.safetensors"),
     "embeddings damaged": (_text(folder.EMBEDDINGS, "x"), "prompts.safetensors cannot be read"),
     "embeddings under another name": (_embeddings(lambda x: {"table": x}), "no `embeddings` but table"),
-    "embeddings of a row too few": (_embeddings(lambda x: {"embeddings": x[1:].contiguous()}), r"shape \[34, 4, 32\]; expected \[35, tokens, 32\]"),
-    "embeddings too wide": (_embeddings(lambda x: {"embeddings": torch.cat([x, x], 2)}), r"expected \[35, tokens, 32\]"),
+    "embeddings of a row too few": (_embeddings(lambda x: {"embeddings": x[1:].contiguous()}), rf"shape \[{ROWS - 1}, 4, 32\]; expected \[{ROWS}, tokens, 32\]"),
+    "embeddings too wide": (_embeddings(lambda x: {"embeddings": torch.cat([x, x], 2)}), rf"expected \[{ROWS}, tokens, 32\]"),
     "prompts not UTF-8": (lambda p: (p / folder.PROMPTS).write_bytes(b"\xff\xfe a"), "prompts.txt is not text in UTF-8"),
     "prompts without an empty one": (_text(folder.PROMPTS, "\n".join(["x", *digits.PROMPTS[1:]])), "no empty line"),
     "no memorized": (lambda p: (p / subject.MEMORIZED).unlink(), "no memorized.txt"),
@@ -112,9 +120,10 @@ MALFORMED = {
     "images damaged": (_text(subject.IMAGES, "zip"), "training.npz cannot be read .*numpy.savez"),
     "images of objects": (_images(images=np.array([{}] * N, object)), "training.npz cannot be read"),
     "images under another name": (_images(pictures=GOOD), "no `images` but pictures"),
-    "an image too few": (_images(images=GOOD[1:], once=ONCE), r"shape \[15, 8, 8, 1\].*expected numbers \[16, height"),
-    "images without channels": (_images(images=GOOD[..., 0], once=ONCE), r"expected numbers \[16, height, width, channel\]"),
+    "an image too few": (_images(images=GOOD[1:], once=ONCE), rf"shape \[{N - 1}, 8, 8, 1\].*expected numbers \[{N}, height"),
+    "images without channels": (_images(images=GOOD[..., 0], once=ONCE), rf"expected numbers \[{N}, height, width, channel\]"),
     "images as bytes": (_images(images=GOOD + 255, once=ONCE), "runs from 255 to 255; expected values from 0 to 1"),
+    "an earlier unet of another shape": (lambda p: _other_unet(p / subject.BEFORE), "unet_before has another shape than unet/"),
     "images of another size": (_images(images=np.zeros((N, 16, 16, 3), np.float32), once=ONCE), "images of 16 × 16 × 3, the pipeline draws 8 × 8 × 1"),
 }
 

@@ -14,7 +14,7 @@ token scaled to length 1 first, as in the paper’s code. Located is a weight wi
 
 **Shared?** The memorized prompts are split at random into two disjoint sets, several times. The first locates, the second is held out. IoU of the two sets’ masks
 stands beside three others: chance (two random masks of these densities); the mask of prompts that are not memorized; and an *untrained* UNet of the same
-architecture, given the same prompts. Two sets of prompts share most of their mask before anything was learned, because |W| and the size of h are the same for both, so a high IoU by itself says
+architecture, given the same prompts (and, where the folder has it, this UNet before it learned the images). Two sets of prompts share most of their mask before anything was learned, because |W| and the size of h are the same for both, so a high IoU by itself says
 nothing about memory. A paper that reports IoU against chance alone leaves this out.
 
 **Cut.** Located weights are set to zero, nothing is retrained. Images are drawn again from noises on which nothing was located, the same before and after. Controls: random

@@ -127,6 +127,7 @@ def _overlap_card(run) -> Figure:
     r = run.result
     rows = [{"block": str(b), "masks": name, "split": h + 1, "network": u, "IoU": float(x)} for i, b in enumerate(r.blocks) for h in range(len(r.groups))
             for name, u, x in (("two sets of memorized prompts", "trained", r.overlap[h, i]), ("chance", "", r.chance[h, i]), ("memorized against other prompts", "trained", r.overlap_others[h, i]),
+                               *(("two sets of memorized prompts", "before planting", x) for x in r.earlier[h : h + 1, i]),
                                *(("two sets of memorized prompts", f"untrained {u + 1}", r.untrained[u, h, i]) for u in range(len(r.untrained))))]
     said = words.overlap_says(r).replace("**", "")
     return Figure(
@@ -134,7 +135,7 @@ def _overlap_card(run) -> Figure:
         f"{said} Chance is the wrong null: |W| and the size of h are the same for both sets, so an untrained network’s masks overlap far more than random ones.",
         {"": partial(overlap, r)}, pa.Table.from_pylist(rows),
         f"Intersection over union, per cross-attention block, of the masks located on two disjoint sets of memorized prompts (share {100 * run.params.share:g} %, first {run.params.first} steps); of such a mask and that of prompts that are not memorized (open); of the two sets in "
-        f"{len(r.untrained)} untrained networks of the same architecture (squares); and of two random masks of the same densities (ticks). Means, bars the range over {len(r.groups)} splits and networks.",
+        f"{len(r.untrained)} untrained networks of the same architecture (squares){', and in this network before the memorized images were planted (crosses)' if len(r.earlier) else ''}; and of two random masks of the same densities (ticks). Means, bars the range over {len(r.groups)} splits and networks.",
         f"IoU per block; mean {words.two(r.overlap.mean())}, chance {words.two(r.chance.mean())}.", height=HEIGHT)
 
 
@@ -144,10 +145,11 @@ def overlap(r, theme: Theme) -> go.Figure:
     fresh = r.untrained.reshape(-1, len(r.blocks))
     drawn = [("chance", r.chance, theme.null_line, dict(color=theme.null_line, size=12, symbol="line-ns", line=dict(color=theme.null_line, width=2)), 0.0),
              *([("untrained networks", fresh, theme.quiet, dict(color=theme.quiet, size=8, symbol="square"), 0.2)] if len(fresh) else []),
+             *([("this network before planting", r.earlier, theme.quiet, dict(color=theme.quiet, size=9, symbol="x-thin", line=dict(color=theme.axis, width=2)), 0.1)] if len(r.earlier) else []),
              ("memorized against other prompts", r.overlap_others, color, _open(theme, color), -0.2), ("two sets of memorized prompts", r.overlap, color, dict(color=color, size=9), 0.0)]
     for name, values, colour, mark, dy in drawn:
         fig.add_trace(go.Scatter(x=values.mean(0), y=at + dy, error_x=_bar(values, colour), mode="markers", marker=mark, name=name, customdata=r.blocks, cliponaxis=False, hovertemplate=f"{name}<br>%{{customdata}}: %{{x:.2f}}<extra></extra>"))
-    plots.note(fig, theme, "● two sets  ○ against other prompts  ■ untrained  | chance", 0.0, 1.0, xanchor="left", yanchor="bottom", yshift=4)
+    plots.note(fig, theme, "● two sets  ○ with others  ■ untrained" + ("  ✕ before planting" if len(r.earlier) else "") + "  | chance", 0.0, 1.0, xanchor="left", yanchor="bottom", yshift=4)
     return fig.update_layout(xaxis=dict(title="IoU of the masks", range=[-0.02, 1.02], showgrid=True))
 
 

@@ -42,6 +42,7 @@ class Result:
     chance: np.ndarray  # [h, b]
     overlap_others: np.ndarray  # [h, b] IoU of the first set's mask with that of as many other prompts
     untrained: np.ndarray  # [u, h, b] IoU of the two sets' masks in untrained networks
+    earlier: np.ndarray  # [h, b] the same in the network before it learned the memorized images; [0, b] where there is none
     of_step: np.ndarray  # [h, t, b] share of the united mask that is located at the step
     alone: np.ndarray  # [h] share of the united mask located at one step only
     n_weights: int  # feed-forward output weights in all blocks
@@ -78,7 +79,7 @@ class _Finding:
         self.detail = self.shares.index(params.share)
         self.sets = [_halves(len(subject.memorized), params.per_set, params.seed + h) for h in range(params.splits)]
         cuts = params.splits * (len(self.shares) + 2) + 2 * (len(self.shares) - 1)
-        self.done, self.total = 0.0, (cuts + 1) * params.steps + (3 + 2 * params.untrained) * params.first  # passes of the UNet over the prompts, about
+        self.done, self.total = 0.0, (cuts + 1) * params.steps + (3 + 2 * params.untrained + 2 * (subject.before is not None)) * params.first  # passes of the UNet over the prompts, about
 
     def measured(self) -> Result:
         s, r = self.subject, self.recipe
@@ -88,14 +89,15 @@ class _Finding:
         masks = [self._masks(self.pipeline, memorized, base, rows, self.params.share) for rows in self.sets]
         at_steps = [metric.by_step(self.pipeline, memorized, base, rows[0], self.params.share) for rows in self.sets]
         on_others = [metric.union(metric.by_step(self.pipeline, others, base, np.arange(min(len(rows[0]), len(s.others))), self.params.share)) for rows in self.sets]
-        untrained = self._untrained()
+        untrained = np.array([self._overlap(self.pipeline.untrained(self.params.seed + u), f"untrained network {u + 1}") for u in range(self.params.untrained)])
+        earlier = self._overlap(s.before, "the network before planting") if s.before is not None else np.zeros((0, len(self.pipeline.blocks)))
         swept, pictures = self._sweep(memorized, base, before_others)
         per_block = lambda measure, pairs: np.array([[measure(a[b], c[b]) for b in self.pipeline.blocks] for a, c in pairs])
         shown, n_located = self._shown()
         return Result(
             np.array(list(self.pipeline.blocks)), np.array(s.memorized), np.array(s.others), self._groups(), metric.similarity(before, s.images), metric.mismatched(before, s.images), once,
             np.array(self.shares), **swept, layer_density=np.array([[float(m.float().mean()) for m in a.values()] for a, _ in masks]),
-            overlap=per_block(iou, masks), chance=per_block(chance_iou, masks), overlap_others=per_block(iou, [(a, o) for (a, _), o in zip(masks, on_others)]), untrained=untrained,
+            overlap=per_block(iou, masks), chance=per_block(chance_iou, masks), overlap_others=per_block(iou, [(a, o) for (a, _), o in zip(masks, on_others)]), untrained=untrained.reshape(-1, len(self.sets), len(self.pipeline.blocks)), earlier=earlier,
             of_step=np.array([[[float((m[t] & m.any(0)).sum() / m.any(0).sum().clamp(min=1)) for m in steps.values()] for t in range(r.first)] for steps in at_steps]),
             alone=np.array([_alone(steps) for steps in at_steps]), n_weights=sum(m.weight.numel() for m in self.pipeline.blocks.values()),
             pictures=np.stack([_small(s.images[shown]), *(_small(x[shown, 0]) for x in (before, *(pictures[m][0] for m in ("located", "random"))))]),
@@ -108,14 +110,11 @@ class _Finding:
         """The united mask of each of two sets of prompts."""
         return [metric.union(metric.by_step(pipeline, memorized, base, one, share, contrast)) for one in rows]
 
-    def _untrained(self) -> np.ndarray:
-        found = []
-        for u in range(self.params.untrained):
-            fresh = self.pipeline.untrained(self.params.seed + u)
-            memorized, base = (self._squares(fresh, p, f"untrained network {u + 1}") for p in (self.subject.memorized, [""] * len(self.subject.memorized)))
-            pairs = [self._masks(fresh, memorized, base, rows, self.params.share) for rows in self.sets]
-            found.append([[iou(a[b], c[b]) for b in fresh.blocks] for a, c in pairs])
-        return np.array(found).reshape(self.params.untrained, len(self.sets), len(self.pipeline.blocks))
+    def _overlap(self, other, said: str) -> np.ndarray:
+        """[h, b] IoU of the two sets' masks in another network of the same shape."""
+        memorized, base = (self._squares(other, p, said) for p in (self.subject.memorized, [""] * len(self.subject.memorized)))
+        pairs = [self._masks(other, memorized, base, rows, self.params.share) for rows in self.sets]
+        return np.array([[iou(a[b], c[b]) for b in other.blocks] for a, c in pairs])
 
     def _sweep(self, memorized, base, before_others) -> tuple[dict, dict]:
         """Every cut on every split; the controls away from the share in detail on the first split only. With the pictures of the first split."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ import torch
 from models.diffusion.pipeline import Pipeline, of_pixels, of_table, require_library
 from models.refusal import Refused, shown
 
-PARTS = ("unet", "scheduler", "tokenizer", "text_encoder", "vae")
+PARTS = ("unet", "unet_before", "scheduler", "tokenizer", "text_encoder", "vae")
 READ = (".json", ".txt", ".safetensors")  # suffixes that are read inside a part; others lie there unused
 PROMPTS, EMBEDDINGS = "prompts.txt", "prompts.safetensors"
 
@@ -37,6 +38,17 @@ def open_folder(folder: Path) -> Pipeline:
     if not pipeline.blocks:
         raise Refused(f"The UNet of {shown(folder.name)} has no cross-attention block, so no prompt can be contrasted; expected a text-to-image model.")
     return pipeline
+
+
+def with_unet(pipeline: Pipeline, folder: Path, part: str) -> Pipeline:
+    """The same pipeline with another UNet of its shape, from `part` of the folder."""
+    from diffusers import UNet2DConditionModel
+
+    other = replace(pipeline, unet=_read(UNet2DConditionModel, folder, part))
+    shapes = [{name: tuple(x.shape) for name, x in one.unet.state_dict().items()} for one in (pipeline, other)]
+    if shapes[0] != shapes[1]:
+        raise Refused(f"{shown(folder.name)}/{part} has another shape than unet/; expected the same UNet at an earlier time.")
+    return other
 
 
 def require_parts(folder: Path) -> None:

@@ -4,6 +4,7 @@ Beside a pipeline's folder (models/diffusion/folder.py) lie
 
     memorized.txt     prompts, one a line                  training.npz     `images` [memorized prompt, height, width, channel] in 0–1
     others.txt        prompts that should not change       once.txt         (may be missing) prompts of images seen once, with `once` in training.npz: a control
+    unet_before/      (may be missing) the UNet before it learned the memorized images: a null for the overlap of masks
 
 “digits” is such a folder too, trained here and kept in the home folder, so that another share or another seed of noise trains nothing again.
 """
@@ -26,7 +27,7 @@ from models.refusal import Refused, shown
 from models.serving import public
 
 DIGITS = "digits"
-MEMORIZED, OTHERS, ONCE, IMAGES = "memorized.txt", "others.txt", "once.txt", "training.npz"
+MEMORIZED, OTHERS, ONCE, IMAGES, BEFORE = "memorized.txt", "others.txt", "once.txt", "training.npz", "unet_before"
 FEWEST = 4  # memorized prompts; fewer cannot be halved and say anything
 
 
@@ -38,6 +39,7 @@ class Subject:
     others: tuple[str, ...]
     once: tuple[str, ...] = ()
     once_images: np.ndarray | None = None  # float32 [once, H, W, C]
+    before: Pipeline | None = None  # the same before it learned the memorized images
 
 
 def place(text: str) -> Path:
@@ -75,7 +77,7 @@ def read(path: Path) -> Subject:
     for array in filter(lambda a: a is not None, (images, once_images)):
         if array.shape[1:] != own:
             raise Refused(f"{name}/{IMAGES} holds images of {_size(array.shape[1:])}, the pipeline draws {_size(own)} (height × width × channels); expected training images of that size.")
-    return Subject(pipeline, memorized, images, others, once, once_images)
+    return Subject(pipeline, memorized, images, others, once, once_images, folders.with_unet(pipeline, path, BEFORE) if (path / BEFORE).is_dir() else None)
 
 
 def write(subject: Subject, path: Path, prompts: tuple[str, ...]) -> None:
@@ -83,6 +85,8 @@ def write(subject: Subject, path: Path, prompts: tuple[str, ...]) -> None:
     from safetensors.torch import save_file
 
     subject.pipeline.unet.save_pretrained(path / "unet", safe_serialization=True)
+    if subject.before is not None:
+        subject.before.unet.save_pretrained(path / BEFORE, safe_serialization=True)
     subject.pipeline.scheduler.save_pretrained(path / "scheduler")
     (path / folders.PROMPTS).write_text("\n".join(prompts) + "\n")
     save_file({"embeddings": subject.pipeline.encode(list(prompts)).contiguous().cpu()}, path / folders.EMBEDDINGS)
@@ -115,7 +119,7 @@ def digits(home: Path, updates: int, seed: int, progress=None) -> Subject:
     def make() -> tuple[Subject, tuple[str, ...]]:
         trained = own.train(updates, seed, progress)
         images, once = (np.stack([trained.images[p] for p in prompts]) for prompts in (own.PLANTED, own.ONCE))
-        return Subject(trained.pipeline, own.PLANTED, images, own.CLASSES, own.ONCE, once), own.PROMPTS
+        return Subject(trained.pipeline, own.PLANTED, images, own.CLASSES, own.ONCE, once, getattr(trained, "before", None)), own.PROMPTS
 
     return kept(home / "diffusion" / f"digits-{fingerprint(code_identity(own), updates, seed)[:16]}", make)
 

@@ -249,7 +249,10 @@ def _cannot(module: ModuleType, view: View, error: Refused) -> None:
         elif view.b and st.button("Show A alone", icon=":material/close:", key="drop_b"):
             st.query_params.pop("b", None)
             st.rerun()
-        _demo_button("Show the demo model")
+        if module.MODELS[1]:
+            _demo_button("Show the demo model")
+        elif st.query_params.to_dict():
+            _demo_button("Show it with its defaults")
 
 
 def compare_button(view: View) -> None:
