@@ -1,10 +1,11 @@
 """How long locating takes, what its statistics cost beside the forward passes they need, and what the method's claims come to.
 
-    python -m benchmarks.memorization [--model demo/storyteller-a] [--claims]
+    python -m benchmarks.memorization [--model demo/storyteller-a] [--claims] [--planted SEED ...]
 
 Targets: locating on a demo model in under 30 s; statistics at most 1.1 times the forward passes. Every turn runs the forward passes,
 the same with statistics, and the forward passes again, one thread, CPU seconds. `--claims` prints what the method's claims come to on the
-three demo models (three splits each) and on the three small models that tests/test_memorization_claims.py trains (a minute each).
+three demo models (three splits each, a minute each) and `--planted 0 1 2 3 4 5` on the byte models of tests/planted_canaries.py, with mean
+and range over them (seeds 0 to 2 are kept, others are trained first: 90 CPU s each).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import os
 import statistics
 import time
+from pathlib import Path
 
 import torch
 
@@ -21,7 +23,8 @@ from metrics import memorized
 from metrics.extraction import exact_share, extract, passages
 from metrics.soft_prompt import recovery
 
-STEPS, CLEAN = (0, 10, 30), 0.1
+STEPS, VECTORS, RATE = (0, 10, 30), 8, 0.05  # the soft prompt of the design; the embeddings have standard deviation 1
+SHARES = (0.01, 0.02, 0.05)
 
 
 def cost(model, ids: torch.Tensor, keep: torch.Tensor) -> tuple[float, float, float, float]:
@@ -37,7 +40,7 @@ def cost(model, ids: torch.Tensor, keep: torch.Tensor) -> tuple[float, float, fl
 
 
 def measured(trained, share: float, seed: int) -> dict[str, float]:
-    """The sheet's numbers for one model of tests/planted_canaries.py: half of its strings locates, the other half is held out."""
+    """The design's numbers for one model of tests/planted_canaries.py: half of its strings locates, the other half is held out."""
     from analysis.memorization_subspace.finding import perplexity
 
     model, first, second, fresh = trained.model, trained.canaries[:8], trained.canaries[8:], trained.fresh
@@ -47,15 +50,14 @@ def measured(trained, share: float, seed: int) -> dict[str, float]:
     cut, random, plain = (memorized.cut(model, m) for m in (masks["natural"][0], memorized.random_like(masks["natural"][0], "weights", seed), masks["none"][0]))
     whole, ppl = perplexity(model, trained.natural, trained.counted), lambda m: perplexity(m, trained.natural, trained.counted)
     iou = lambda pair: statistics.mean(memorized.iou(pair[0][i], pair[1][i]) for i in pair[0])
-    back, control = (recovery(cut, q, STEPS, seed).double().mean(1) for q in (first, fresh[:8]))
-    at = max(t for t in range(len(STEPS)) if control[t] <= CLEAN)
+    back, control = (recovery(cut, q, STEPS, seed, VECTORS, RATE).double().mean(1) for q in (first, fresh))
     return {
-        "known": exact_share(model, trained.canaries), "fresh": exact_share(model, fresh), "density": memorized.density(masks["natural"][0]),
+        "whole perplexity": whole, "known": exact_share(model, trained.canaries), "fresh": exact_share(model, fresh), "density": memorized.density(masks["natural"][0]),
         "M1": exact_share(cut, first), "M2": exact_share(cut, second), "perplexity": ppl(cut) / whole,
-        "random M1": exact_share(random, first), "random perplexity": ppl(random) / whole, "no contrast perplexity": ppl(plain) / whole,
+        "random M1": exact_share(random, first), "random perplexity": ppl(random) / whole, "no contrast density": memorized.density(masks["none"][0]), "no contrast perplexity": ppl(plain) / whole,
         "IoU natural": iou(masks["natural"]), "IoU format": iou(masks["format"]),
         "IoU chance": statistics.mean(memorized.chance_iou(*(m[i] for m in masks["natural"])) for i in mem.rms),
-        "recovered": float(back[at]), "recovered fresh": float(control[at]),
+        "recovered": float(back[-1]), "recovered fresh": float(control[-1]),
     }
 
 
@@ -63,10 +65,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo/storyteller-a")
     parser.add_argument("--claims", action="store_true")
+    parser.add_argument("--planted", type=int, nargs="+", metavar="SEED")
+    parser.add_argument("--folder", type=Path, help="where kept models are looked for, if not in tests/planted")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if arguments.claims:
-        return claims()
+    if arguments.claims or arguments.planted:
+        if arguments.claims:
+            claims()
+        return planted(arguments.planted, arguments.folder) if arguments.planted else None
     from analysis import run
     from models.home import home
 
@@ -88,12 +94,20 @@ def claims() -> None:
 
     for model in (e.source for e in demo_models() if "/step-" not in e.source):
         demo_claims(model)
-    from tests.planted_canaries import train
 
-    for seed in range(3):
-        trained = train(seed)
-        for share in (0.01, 0.02, 0.05, 0.1):
-            print(f"seed {seed}, share {share:.0%}: " + ", ".join(f"{name} {value:.3g}" for name, value in measured(trained, share, seed).items()), flush=True)
+
+def planted(seeds: list[int], folder: Path | None) -> None:
+    from tests.planted_canaries import KEPT, trained
+
+    rows: dict[float, list[dict[str, float]]] = {share: [] for share in SHARES}
+    for seed in seeds:
+        model = trained(seed, folder or KEPT)
+        for share in SHARES:
+            rows[share].append(measured(model, share, seed))
+            print(f"seed {seed}, share {share:.1%}: " + ", ".join(f"{name} {value:.3f}" for name, value in rows[share][-1].items()), flush=True)
+    for share, found in rows.items():
+        spread = {name: [r[name] for r in found] for name in found[0]}
+        print(f"{len(seeds)} seeds, share {share:.1%}: " + ", ".join(f"{name} {statistics.mean(x):.3f} ({min(x):.3f}–{max(x):.3f})" for name, x in spread.items()))
 
 
 def demo_claims(name: str) -> None:
