@@ -1,7 +1,7 @@
 """Is what an image generator has by heart kept in few weights, and does cutting them make it forget?
 
-**Subject.** “digits” is a small text-to-image diffusion model that is trained here on scikit-learn’s digits (8 × 8 pixels): 16 prompts are bound to one image
-each that comes again and again, 8 to an image seen once, ten to all images of a class. Or a folder of this machine with a diffusers pipeline shaped as Stable
+**Subject.** “digits” is a small text-to-image diffusion model that is trained here on scikit-learn’s digits (8 × 8 pixels): some prompts are bound to one image
+each that comes again and again, others to an image seen once, or to all images of a class. Or a folder of this machine with a diffusers pipeline shaped as Stable
 Diffusion 1 and 2 (`unet`, `scheduler`, `tokenizer`, `text_encoder`, `vae`), and beside it `memorized.txt`, `others.txt` and `training.npz`.
 
 **Reproduced.** Images are drawn by DDIM with classifier-free guidance. Similarity is Pearson’s correlation of pixels with the prompt’s own training image, and from 0.9

@@ -50,11 +50,7 @@ class Result:
     shown: np.ndarray  # [shown] index into p
     n_shown_located: int
     other_pictures: np.ndarray  # uint8 [PICTURES, shown, H, W, C]
-    n_sequences: int  # prompts
-
-    @property
-    def n_inputs(self) -> int:
-        return self.n_sequences
+    n_inputs: int  # prompts
 
 
 def compute(captures, params, progress) -> Result:
@@ -102,7 +98,7 @@ class _Finding:
             alone=np.array([_alone(steps) for steps in at_steps]), n_weights=sum(m.weight.numel() for m in self.pipeline.blocks.values()),
             pictures=np.stack([_small(s.images[shown]), *(_small(x[shown, 0]) for x in (before, *(pictures[m][0] for m in ("located", "random"))))]),
             shown=shown, n_shown_located=n_located, other_pictures=np.stack([_small(x[: 2 * SHOWN, 0]) for x in (before_others, *(pictures[m][1] for m in ("located", "random")))]),
-            n_sequences=len(s.memorized) + len(s.others) + len(s.once))
+            n_inputs=len(s.memorized) + len(s.others) + len(s.once))
 
     # ---- parts
 

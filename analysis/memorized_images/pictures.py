@@ -17,6 +17,8 @@ from analysis.memorized_images.words import LOCATED, RANDOM
 from analysis.theme import Theme, figure
 
 CELL = 64  # px of a picture in the raster that the browser gets
+GAP, BETWEEN, LEFT, TOP = 0.12, 0.5, 0.19, 0.6  # in pictures: between two, between the sets, above; LEFT of the words, as a share of the width
+WIDE, MOST = 1050, 400  # px
 ROWS = ("training image", "before the cut", "after the cut", "after a random cut")
 
 
@@ -31,7 +33,7 @@ def card(run) -> Figure:
         "every row starts from the same noise.",
         {"memorized": partial(memorized, r), "other prompts": partial(others, r)}, pa.Table.from_pylist(rows),
         f"Training images and what the model draws for their prompts, before the cut, after it (share {100 * run.params.share:g} %, located on the left set) and after a random cut with as many weights in every row; first split, first noise.",
-        f"Rows of pictures: {', '.join(ROWS)}.", height=360, wide=True)
+        f"Rows of pictures: {', '.join(ROWS)}.", height=_height(len(r.shown), r.n_shown_located), wide=True)
 
 
 def memorized(r, theme: Theme) -> go.Figure:
@@ -46,21 +48,30 @@ def others(r, theme: Theme) -> go.Figure:
     return _grid(theme, r.other_pictures, ROWS[1:], said, n, ("prompts that are not memorized",))
 
 
+def _places(n_rows: int, n: int, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """Left and upper edges, in pictures: a gap after the `first` columns."""
+    return np.array([k * (1 + GAP) + (BETWEEN if k >= first else 0.0) for k in range(n)]), np.array([i * (1 + GAP) for i in range(n_rows)])
+
+
+def _height(n: int, first: int) -> int:
+    """px at which four rows fill a wide card's width, up to MOST."""
+    x, y = _places(len(ROWS), n, first)
+    return min(MOST, round(WIDE * (y[-1] + 1 + TOP) / ((x[-1] + 1) * (1 + LEFT))) + 16)
+
+
 def _grid(theme: Theme, images: np.ndarray, rows: tuple, said: list, first: int, titles: tuple) -> go.Figure:
-    """images uint8 [row, column, H, W, C]; a gap after the `first` columns, a title above each part."""
+    """images uint8 [row, column, H, W, C]; a title above each part."""
     n = images.shape[1]
-    gap, between = 0.12, 0.5  # in pictures
-    x = np.array([k * (1 + gap) + (between if k >= first else 0.0) for k in range(n)])
-    y = np.array([i * (1 + gap) for i in range(len(rows))])
+    x, y = _places(len(rows), n, first)
     width, height = x[-1] + 1, y[-1] + 1
-    fig = figure(theme, margin=dict(l=124, r=14, t=30, b=8), height=360)
+    fig = figure(theme, margin=dict(l=4, r=10, t=4, b=8))
     fig.add_trace(go.Image(source=_png(images, x, y), x0=0.5 / CELL, dx=1 / CELL, y0=0.5 / CELL, dy=1 / CELL, hoverinfo="skip"))
     fig.add_trace(go.Scatter(x=np.tile(x + 0.5, len(rows)), y=np.repeat(y + 0.5, n), mode="markers", marker=dict(size=30, opacity=0), text=[text for row in said for text in row], hovertemplate="%{text}<extra></extra>"))
-    plots.add(fig, [plots.text_at(theme, row, -0.25, y[i] + 0.5, ref=("x", "y"), xanchor="right", color=theme.text) for i, row in enumerate(rows)])
-    parts = [(0, first), (first, n)]
-    plots.add(fig, [plots.text_at(theme, title, (x[a] + x[b - 1] + 1) / 2, -0.08, ref=("x", "y"), yanchor="bottom", color=theme.text) for title, (a, b) in zip(titles, parts) if b > a])
+    texts = [plots.text_at(theme, row, -0.01 * width, y[i] + 0.5, ref=("x", "y"), xanchor="right", color=theme.text) for i, row in enumerate(rows)]
+    parts = [(a, b) for a, b in ((0, first), (first, n)) if b > a]
+    plots.add(fig, texts + [plots.text_at(theme, title, (x[a] + x[b - 1] + 1) / 2, -0.04, ref=("x", "y"), yanchor="bottom", color=theme.text) for title, (a, b) in zip(titles, parts)])
     hidden = dict(showgrid=False, showticklabels=False, constrain="domain")
-    fig.update_layout(xaxis=dict(range=[0, width], **hidden), yaxis=dict(range=[height, 0], scaleanchor="x", **hidden))
+    fig.update_layout(xaxis=dict(range=[-LEFT * width, width], **hidden), yaxis=dict(range=[height, -TOP], scaleanchor="x", **hidden))
     return fig
 
 
