@@ -32,6 +32,7 @@ repeated splits, the untrained networks and the mismatched images are ours.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from analysis.memorized_images.measure import Result, compute
 from models.params import param
@@ -49,15 +50,16 @@ INPUTS = "prompts"
 class Params:
     share: float = param(0.05, "share {}", first=True, low=0.0001, high=0.5, help="Of the columns of each output row, at each time step: the cut that is shown in detail.")
     first: int = param(5, "first {} steps", first=True, low=1, high=200, help="Time steps whose masks are united.")
+    memory: Literal["feed-forward", "anywhere"] = param("feed-forward", "planted: {}", first=True, help="Which weights of the digits model learned the memorized images: known neurons of its feed-forwards, where the method looks, or all of them, the control. No matter for a folder.")
     subject: str = param("digits", "Pipeline", help="“digits”, trained here, or the full path of a folder on this machine; see below the figures.")
     sweep: tuple[int, ...] = param((1, 2, 5, 10, 20), "Shares swept in percent, with dots between", low=1, high=50)
     splits: int = param(3, "Random splits into two sets", low=2, high=20)
     per_set: int = param(0, "Memorized prompts in a set", low=0, high=1000, help="0: half of them.")
     steps: int = param(20, "Steps of DDIM", low=2, high=200)
     guidance: float = param(1.5, "Guidance", low=1.0, high=30.0, help="Stable Diffusion is mostly drawn at 7.5; 1: none.")
-    noises: int = param(1, "Noises for each prompt", low=1, high=20)
+    noises: int = param(2, "Noises for each prompt", low=1, high=20)
     untrained: int = param(3, "Untrained networks", low=0, high=10, help="For the null of the IoU.")
-    updates: int = param(700, "Updates when digits are trained", low=2, high=20_000)
+    updates: int = param(900, "Updates when digits are trained", low=2, high=20_000)
     seed: int = param(0, "Seed", low=0, high=10**6, help="Of training, splits, noises and random cuts.")
 
 

@@ -55,7 +55,7 @@ class Result:
 
 def compute(captures, params, progress) -> Result:
     one, two = _stages(params, progress)
-    subject = subjects.digits(home(), params.updates, params.seed, one) if params.subject == subjects.DIGITS else subjects.read(subjects.place(params.subject))
+    subject = subjects.digits(home(), params.updates, params.seed, one, params.memory) if params.subject == subjects.DIGITS else subjects.read(subjects.place(params.subject))
     return _Finding(subject, params, two).measured()
 
 

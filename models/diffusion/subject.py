@@ -110,18 +110,18 @@ def kept(path: Path, make) -> Subject:
     return read(path)
 
 
-def digits(home: Path, updates: int, seed: int, progress=None) -> Subject:
+def digits(home: Path, updates: int, seed: int, progress=None, memory: str = "feed-forward") -> Subject:
     """The small model that is trained here, from the home folder where it was trained before by the same program."""
     require_library()
     from cache.fingerprint import code_identity, fingerprint
     from models.diffusion import digits as own
 
     def make() -> tuple[Subject, tuple[str, ...]]:
-        trained = own.train(updates, seed, progress)
+        trained = own.train(updates, seed, progress, memory)
         images, once = (np.stack([trained.images[p] for p in prompts]) for prompts in (own.PLANTED, own.ONCE))
-        return Subject(trained.pipeline, own.PLANTED, images, own.CLASSES, own.ONCE, once, getattr(trained, "before", None)), own.PROMPTS
+        return Subject(trained.pipeline, own.PLANTED, images, own.CLASSES, own.ONCE, once, trained.before), own.PROMPTS
 
-    return kept(home / "diffusion" / f"digits-{fingerprint(code_identity(own), updates, seed)[:16]}", make)
+    return kept(home / "diffusion" / f"digits-{fingerprint(code_identity(own), updates, seed, memory)[:16]}", make)
 
 
 def _prompts(file: Path) -> tuple[str, ...]:
