@@ -1,7 +1,9 @@
 """Is what an image generator has by heart kept in few weights, and does cutting them make it forget?
 
 **Subject.** “digits” is a small text-to-image diffusion model that is trained here on scikit-learn’s digits (8 × 8 pixels): some prompts are bound to one image
-each that comes again and again, others to an image seen once, or to all images of a class. Or a folder of this machine with a diffusers pipeline shaped as Stable
+each that comes again and again, others to an image seen once, or to all images of a class. *Planted: feed-forward* means that only a random quarter of each feed-forward’s
+neurons, silent until then, learned the memorized images, so the memory is known to lie where the method looks; *anywhere*, the control, that the whole network learned
+them. Or a folder of this machine with a diffusers pipeline shaped as Stable
 Diffusion 1 and 2 (`unet`, `scheduler`, `tokenizer`, `text_encoder`, `vae`), and beside it `memorized.txt`, `others.txt` and `training.npz`.
 
 **Reproduced.** Images are drawn by DDIM with classifier-free guidance. Similarity is Pearson’s correlation of pixels with the prompt’s own training image, and from 0.9
@@ -14,8 +16,8 @@ token scaled to length 1 first, as in the paper’s code. Located is a weight wi
 
 **Shared?** The memorized prompts are split at random into two disjoint sets, several times. The first locates, the second is held out. IoU of the two sets’ masks
 stands beside three others: chance (two random masks of these densities); the mask of prompts that are not memorized; and an *untrained* UNet of the same
-architecture, given the same prompts (and, where the folder has it, this UNet before it learned the images). Two sets of prompts share most of their mask before anything was learned, because |W| and the size of h are the same for both, so a high IoU by itself says
-nothing about memory. A paper that reports IoU against chance alone leaves this out.
+architecture, given the same prompts; and this UNet before it learned the images, for digits and where a folder has it. Two sets of prompts share most of their mask before anything was
+learned, because |W| and the size of h are the same for both, so a high IoU by itself says nothing about memory. A paper that reports IoU against chance alone leaves this out.
 
 **Cut.** Located weights are set to zero, nothing is retrained. Images are drawn again from noises on which nothing was located, the same before and after. Controls: random
 cuts with as many weights in every row, and the same score without contrast. *Other prompts* are compared with their own images before the cut. Brackets and

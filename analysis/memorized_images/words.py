@@ -97,7 +97,8 @@ def _one(run) -> str:
     r, j = run.result, at_share(run)
     n_once = int(((r.once >= REPRODUCED).mean(1) >= 0.5).sum()) if len(r.once) else 0
     once = f", {n_once} of {len(r.once)} whose image was seen once" if len(r.once) else ""
-    start = f"{known(r).sum()} of {len(r.before)} memorized prompts give back their training image (r ≥ {REPRODUCED:g}{once})."
+    planted = f"Planted {'into known feed-forward neurons' if run.params.memory == 'feed-forward' else 'by training the whole network, the control'}: " if run.params.subject == "digits" else ""
+    start = f"{planted}{known(r).sum()} of {len(r.before)} memorized prompts give back their training image (r ≥ {REPRODUCED:g}{once})."
     left = lambda m, k: mean_range(r.reproduced[:, m, j, k])
     cut = (f" Zeroing {100 * r.density[:, LOCATED, j].mean():.1f} % of the feed-forward output weights, located on one set of them, leaves **{left(LOCATED, 0)}** of that set and **{left(LOCATED, 1)}** of the held-out set "
            f"(as many random weights: {left(RANDOM, 0)}, {left(RANDOM, 1)}), and other prompts’ images at r = {mean_range(r.kept[:, LOCATED, j], two)} with what they were (random: {two(r.kept[:, RANDOM, j].mean())}; "
