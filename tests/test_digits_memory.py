@@ -1,6 +1,12 @@
 """The method's claims where it is known in which neurons the memory lies, and a control in which the whole network learned it.
 
-The design asks that at most 15 % of the located images are left after a small cut where random cuts leave 85 %, on three seeds.
+The design asks that at most 15 % of the located images are left after a small cut where random cuts leave 85 %, on three seeds. At a share of
+5 % (4 % of the weights) 0 to 12 % of the located half is left, 0 to 25 % of the held-out half, all but one image after random cuts, and other
+prompts' images stay at r 0.91 to 0.95 with themselves (random 0.997); 91 to 96 % of what is located lies on the known quarter of the neurons. At 2 %
+a quarter to two thirds are left. The overlap of the halves' masks, IoU 0.41 to 0.55 (chance 0.02), is no larger than in the same network before
+anything was planted, 0.44 to 0.61. Share, number of updates, share of known neurons and noise levels were chosen after looking at seeds 0 to 2; seeds 3
+and 4, looked at once (planted images drawn without regard to likeness then), kept all these limits. Where the whole network learned the images,
+all are given back after any cut.
 """
 
 import importlib.util
@@ -62,7 +68,7 @@ def test_planted_images_are_known_and_no_others(planted):
 def test_the_cut_reaches_them_and_random_cuts_do_not(planted):
     _, found = planted
     assert found["cut"][0] <= 0.15 and found["density"] <= SHARE and found["cut"][2] >= 0.9
-    assert min(found["random"][:2]) >= 0.75 and found["random"][2] >= 0.98
+    assert min(found["random"][:2]) >= 0.85 and found["random"][2] >= 0.98
 
 
 def test_what_is_located_lies_on_the_neurons_that_planting_was_left_to(planted):
