@@ -155,9 +155,15 @@ def test_words_follow_the_numbers():
         """left[method][share]: of both sets"""
         return words.verdict(SimpleNamespace(result=SimpleNamespace(**shape, reproduced=np.broadcast_to(np.array(left, float)[None, :, :, None], (2, len(METHODS), 2, 2))), params=params))
 
+    def of_sets(located, held_out):
+        left = np.ones((2, len(METHODS), 2, 2))
+        left[:, 0] = located, held_out
+        return words.verdict(SimpleNamespace(result=SimpleNamespace(**shape, reproduced=left), params=params))
+
     assert said((0, 0), (0, 0), (0, 0)).startswith("A random cut of as many weights destroys")
-    assert said((1, 0), (1, 0), (1, 1)).endswith("At a share of 20 % it would.") and "does not make it forget" in said((1, 0), (1, 0), (1, 1))
+    assert said((1, 0), (1, 0), (1, 1)).endswith("At a share of 20 % both sets are gone.") and "does not make it forget" in said((1, 0), (1, 0), (1, 1))
     assert "not even the largest share tried (20 %)" in said((1, 1), (1, 1), (1, 1))
+    assert "hangs on weights that the sets share," in of_sets(0, 0) and "share, not all" in of_sets(0, 0.3) and "weights of its own" in of_sets(0, 0.9)
     r = SimpleNamespace(**shape)
     assert words.overlap_says(r).endswith("more than without the memory, by 0.40.")
     r.untrained = np.full((3, 2, 1), 0.95)

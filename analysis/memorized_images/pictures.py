@@ -19,7 +19,7 @@ from analysis.theme import Theme, figure
 CELL = 64  # px of a picture in the raster that the browser gets
 GAP, BETWEEN, LEFT, TOP = 0.12, 0.5, 0.19, 0.6  # in pictures: between two, between the sets, above; LEFT of the words, as a share of the width
 WIDE, MOST = 1050, 400  # px
-ROWS = ("training image", "before the cut", "after the cut", "after a random cut")
+ROWS = ("training image", "before the cut", "after the cut", "random cut")
 
 
 def card(run) -> Figure:
