@@ -91,7 +91,7 @@ def test_a_shared_memory_is_located_on_half_the_prompts_and_the_other_half_falls
     assert (r.overlap == 1).all() and r.chance.max() < 0.1 and (r.overlap_others == 0).all()  # one neuron, the same for both sets; others excite none
     assert r.density[0, 0, j] * INNER <= 1 and np.array_equal(r.density[:, 0, j], r.density[:, 2, j])
     assert (r.of_step == 1).all() and (r.alone == 0).all()  # the prompt is the same at both steps
-    assert "weights that the sets share, and other prompts change no more" in page.answer([one]) and "suppressed or deleted is not tested" in page.answer([one])
+    assert "weights that the sets share, and other prompts change hardly more" in page.answer([one]) and "suppressed or deleted is not tested" in page.answer([one])
     again = measured("shared", monkeypatch).result
     assert all(np.array_equal(getattr(again, name), value, equal_nan=value.dtype.kind == "f") for name, value in vars(r).items() if isinstance(value, np.ndarray))
 
