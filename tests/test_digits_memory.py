@@ -5,7 +5,7 @@ The design asks that at most 15 % of the located images are left after a small c
 prompts' images stay at r 0.91 to 0.95 with themselves (random 0.997); 91 to 96 % of what is located lies on the known quarter of the neurons. At 2 %
 a quarter to two thirds are left. The overlap of the halves' masks, IoU 0.41 to 0.55 (chance 0.02), is no larger than in the same network before
 anything was planted, 0.44 to 0.61. Share, number of updates, share of known neurons and noise levels were chosen after looking at seeds 0 to 2; seeds 3
-and 4, looked at once (planted images drawn without regard to likeness then), kept all these limits. Where the whole network learned the images,
+to 5, looked at once (3 and 4 while planted images might still be alike), kept all these limits. Where the whole network learned the images,
 all are given back after any cut.
 """
 
