@@ -1,6 +1,5 @@
 """The engine with its real worker processes: once, cancel, kill −9, resume, adopt, stop."""
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -19,7 +18,6 @@ from jobs.lifespan import spawn, start_workers, stop_workers
 from jobs.table import Table
 from tests.conftest import REPO
 
-fork = multiprocessing.get_context("fork")
 KINDS = "tests.jobs_kinds:KINDS"
 QUICK = {"estimate": 1}  # most tests use the quick lane: the other is niced, and test machines are busy
 
@@ -92,18 +90,20 @@ def test_a_run_from_question_to_result(shared):
     assert entry.array("x").tolist() == [0, 1, 2, 3, 4]
 
 
+ASK = """import sys; from pathlib import Path; from jobs import client
+print("ready", flush=True); sys.stdin.readline()
+print(client.submit({"kind": "count", "estimate": 1, "name": "eight", "seconds": 0.5}, Path(sys.argv[1])))"""
+
+
 def test_eight_people_ask_the_same_and_it_is_computed_once(shared):
-    barrier, ids = fork.Barrier(8), fork.Queue()
-
-    def ask():
-        barrier.wait()
-        ids.put(shared.submit("count", name="eight", seconds=0.5))
-
-    children = [fork.Process(target=ask) for _ in range(8)]
-    [c.start() for c in children]
-    found = {ids.get(timeout=60) for _ in range(8)}
-    [c.join(60) for c in children]
-    assert len(found) == 1
+    """Programs of their own: children forked from a process with threads now and then never ran."""
+    people = [subprocess.Popen([sys.executable, "-c", ASK, str(shared.home)], cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(8)]
+    assert all(person.stdout.readline() == "ready\n" for person in people)
+    for person in people:
+        person.stdin.write("\n")
+        person.stdin.flush()
+    found = {person.communicate(timeout=120)[0].strip() for person in people}
+    assert len(found) == 1 and all(person.returncode == 0 for person in people)
     assert shared.over(*found).state == "done" and shared.ran().count("count eight") == 1
 
 
