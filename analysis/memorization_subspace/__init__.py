@@ -18,7 +18,7 @@ base: what disappears there was the format, not the memory.
 **Cut.** The located weights are set to zero, nothing is retrained. Controls: random masks of the same density, and the same score
 without contrast. Perplexity is over held-out natural text, exp of mean nats, before and after. Characters right are 1 − edit distance
 / length of the greedy completion. Brackets and bars are the range over the splits, no confidence intervals. How small a cut suffices
-depends on how a model was trained: 2 % empties the byte models that the tests keep, and hardly touches the demo models.
+depends on how a model was trained: 2 % nearly empties the byte models that the tests keep, and hardly touches the demo models.
 
 **Suppressed or deleted?** Four free vectors before each passage are trained by Adam on the suffix's loss, model frozen. Passages that
 come back while never-trained strings stay (nearly) at zero were suppressed; later the vectors begin to carry the answer themselves, so
