@@ -10,6 +10,7 @@ all are given back after any cut.
 """
 
 import importlib.util
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -51,8 +52,13 @@ def measured(trained, seed: int, share: float = SHARE) -> dict:
 
 @pytest.fixture(scope="module", params=[pytest.param(seed, marks=pytest.mark.xdist_group(f"seed{seed}"), id=f"seed{seed}") for seed in (0, 1, 2)])
 def planted(request):
-    trained = digits.train(digits.UPDATES, request.param)
-    return trained, measured(trained, request.param)
+    return trained_and_measured(request.param)
+
+
+@lru_cache
+def trained_and_measured(seed: int):  # kept beside the fixture, which is made anew whenever the order of tests goes from seed to seed
+    trained = digits.train(digits.UPDATES, seed)
+    return trained, measured(trained, seed)
 
 
 @pytest.fixture(scope="module")
