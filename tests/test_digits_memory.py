@@ -3,7 +3,7 @@
 The design asks that at most 15 % of the located images are left after a small cut where random cuts leave 85 %, on three seeds. At a share of
 5 % (4 % of the weights) 0 to 12 % of the located half is left, 0 to 25 % of the held-out half, all but one image after random cuts, and other
 prompts' images stay at r 0.91 to 0.95 with themselves (random 0.997); 91 to 96 % of what is located lies on the known quarter of the neurons. At 2 %
-a quarter to two thirds are left. The overlap of the halves' masks, IoU 0.41 to 0.55 (chance 0.02), is no larger than in the same network before
+a quarter to two thirds are left. The overlap of the halves' masks, IoU 0.41 to 0.55 (chance 0.02), is about what it was in the same network before
 anything was planted, 0.44 to 0.61. Share, number of updates, share of known neurons and noise levels were chosen after looking at seeds 0 to 2; seeds 3
 to 5, looked at once (3 and 4 while planted images might still be alike), kept all these limits. Where the whole network learned the images,
 all are given back after any cut.
