@@ -50,13 +50,12 @@ def measured(trained, seed: int, share: float = SHARE) -> dict:
             "IoU before": mean(iou, *masks(trained.before))}
 
 
-@pytest.fixture(scope="module", params=[pytest.param(seed, marks=pytest.mark.xdist_group(f"seed{seed}"), id=f"seed{seed}") for seed in (0, 1, 2)])
-def planted(request):
-    return trained_and_measured(request.param)
+SEEDS = pytest.mark.parametrize("seed", [pytest.param(seed, marks=pytest.mark.xdist_group(f"seed{seed}"), id=f"seed{seed}") for seed in (0, 1, 2)])
 
 
 @lru_cache
-def trained_and_measured(seed: int):  # kept beside the fixture, which is made anew whenever the order of tests goes from seed to seed
+def planted(seed: int):
+    """Trained once for all tests of a seed, which xdist keeps on one worker."""
     trained = digits.train(digits.UPDATES, seed)
     return trained, measured(trained, seed)
 
@@ -66,25 +65,29 @@ def anywhere():
     return measured(digits.train(digits.UPDATES, 0, memory="anywhere"), 0)
 
 
-def test_planted_images_are_known_and_no_others(planted):
-    _, found = planted
+@SEEDS
+def test_planted_images_are_known_and_no_others(seed):
+    _, found = planted(seed)
     assert np.mean(found["trained"][:2]) >= 0.9 and found["once"] == 0 and max(found["before"][:2]) == 0
 
 
-def test_the_cut_reaches_them_and_random_cuts_do_not(planted):
-    _, found = planted
+@SEEDS
+def test_the_cut_reaches_them_and_random_cuts_do_not(seed):
+    _, found = planted(seed)
     assert found["cut"][0] <= 0.15 and found["density"] <= SHARE and found["cut"][2] >= 0.9
-    assert np.mean(found["random"][:2]) >= 0.85 and found["random"][2] >= 0.98
+    assert min(found["random"][:2]) >= 0.85 and found["random"][2] >= 0.98
 
 
-def test_what_is_located_lies_on_the_neurons_that_planting_was_left_to(planted):
-    _, found = planted
+@SEEDS
+def test_what_is_located_lies_on_the_neurons_that_planting_was_left_to(seed):
+    _, found = planted(seed)
     assert found["on known"] >= 3 * found["chance on known"]
 
 
-def test_without_the_known_neurons_the_network_is_the_one_before_planting(planted):
+@SEEDS
+def test_without_the_known_neurons_the_network_is_the_one_before_planting(seed):
     """Bit for bit, since nothing else was allowed to learn."""
-    trained, _ = planted
+    trained, _ = planted(seed)
     silent = trained.pipeline.cut({b: trained.known[b].expand_as(module.weight) for b, module in trained.pipeline.blocks.items()})
     r = metric.Recipe()
     assert all(torch.equal(silent.blocks[b].weight, module.weight) for b, module in trained.before.blocks.items())
@@ -93,4 +96,4 @@ def test_without_the_known_neurons_the_network_is_the_one_before_planting(plante
 
 @pytest.mark.xdist_group("anywhere")
 def test_a_cut_does_nothing_to_what_the_whole_network_has_by_heart(anywhere):
-    assert np.mean(anywhere["trained"][:2]) >= 0.9 and np.mean(anywhere["cut"][:2]) >= 0.9
+    assert min(anywhere["trained"][:2]) >= 0.9 and min(anywhere["cut"][:2]) >= 0.9

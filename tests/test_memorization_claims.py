@@ -68,7 +68,7 @@ def test_without_contrast_the_same_cut_costs_more(found):
 def test_what_was_cut_was_suppressed_not_deleted(found):
     """Thirty steps of a soft prompt; strings never trained on stay at nothing."""
     assert all(r["recovered fresh"] == 0.0 for r in found.values())
-    assert found[0.01]["recovered"] == 1.0 and found[0.02]["recovered"] >= 0.5
+    assert found[0.01]["recovered"] == 1.0 and found[0.02]["recovered"] >= 0.75
 
 
 def test_the_same_seed_gives_the_same_mask_and_restored_weights_the_same_numbers(trained):
