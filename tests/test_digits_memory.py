@@ -10,7 +10,6 @@ all are given back after any cut.
 """
 
 import importlib.util
-from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -50,50 +49,22 @@ def measured(trained, seed: int, share: float = SHARE) -> dict:
             "IoU before": mean(iou, *masks(trained.before))}
 
 
-SEEDS = pytest.mark.parametrize("seed", [pytest.param(seed, marks=pytest.mark.xdist_group(f"seed{seed}"), id=f"seed{seed}") for seed in (0, 1, 2)])
-
-
-@lru_cache
-def planted(seed: int):
-    """Trained once for all tests of a seed, which xdist keeps on one worker."""
+@pytest.mark.parametrize("seed", (0, 1, 2), ids=lambda seed: f"seed{seed}")
+def test_a_cut_reaches_what_was_planted_into_known_neurons_and_random_cuts_do_not(seed):
+    """One test a seed, so that each is trained once wherever it runs."""
     trained = digits.train(digits.UPDATES, seed)
-    return trained, measured(trained, seed)
-
-
-@pytest.fixture(scope="module")
-def anywhere():
-    return measured(digits.train(digits.UPDATES, 0, memory="anywhere"), 0)
-
-
-@SEEDS
-def test_planted_images_are_known_and_no_others(seed):
-    _, found = planted(seed)
-    assert np.mean(found["trained"][:2]) >= 0.9 and found["once"] == 0 and max(found["before"][:2]) == 0
-
-
-@SEEDS
-def test_the_cut_reaches_them_and_random_cuts_do_not(seed):
-    _, found = planted(seed)
+    found = measured(trained, seed)
+    assert np.mean(found["trained"][:2]) >= 0.9 and found["once"] == 0 and max(found["before"][:2]) == 0  # planted images are known, and no others
     assert found["cut"][0] <= 0.15 and found["density"] <= SHARE and found["cut"][2] >= 0.9
     assert min(found["random"][:2]) >= 0.85 and found["random"][2] >= 0.98
-
-
-@SEEDS
-def test_what_is_located_lies_on_the_neurons_that_planting_was_left_to(seed):
-    _, found = planted(seed)
     assert found["on known"] >= 3 * found["chance on known"]
 
-
-@SEEDS
-def test_without_the_known_neurons_the_network_is_the_one_before_planting(seed):
-    """Bit for bit, since nothing else was allowed to learn."""
-    trained, _ = planted(seed)
+    # without the known neurons the network is the one before planting, bit for bit, since nothing else was allowed to learn
     silent = trained.pipeline.cut({b: trained.known[b].expand_as(module.weight) for b, module in trained.pipeline.blocks.items()})
-    r = metric.Recipe()
     assert all(torch.equal(silent.blocks[b].weight, module.weight) for b, module in trained.before.blocks.items())
-    assert np.array_equal(*(metric.draw(p, digits.PLANTED, r) for p in (silent, trained.before)))
+    assert np.array_equal(*(metric.draw(p, digits.PLANTED, metric.Recipe()) for p in (silent, trained.before)))
 
 
-@pytest.mark.xdist_group("anywhere")
-def test_a_cut_does_nothing_to_what_the_whole_network_has_by_heart(anywhere):
-    assert min(anywhere["trained"][:2]) >= 0.9 and min(anywhere["cut"][:2]) >= 0.9
+def test_a_cut_does_nothing_to_what_the_whole_network_has_by_heart():
+    found = measured(digits.train(digits.UPDATES, 0, memory="anywhere"), 0)
+    assert min(found["trained"][:2]) >= 0.9 and min(found["cut"][:2]) >= 0.9
